@@ -1,0 +1,148 @@
+package bake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ingotbuild/ingot/builders"
+	"github.com/ingotbuild/ingot/internal/event"
+	"github.com/ingotbuild/ingot/internal/proc"
+	"github.com/ingotbuild/ingot/registry"
+)
+
+// Leftover is a lease whose bake no longer runs.
+type Leftover struct {
+	registry.OwnedLease
+	// Elsewhere: the bake ran where its process cannot be looked up from here,
+	// so that it may be running still.
+	Elsewhere bool
+}
+
+// Leftovers are the open leases whose bakes do not run any more.
+func Leftovers(ctx context.Context, store registry.Store) ([]Leftover, error) {
+	leases, err := store.OpenLeases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	var out []Leftover
+	alive := map[proc.Owner][2]bool{}
+	for _, l := range leases {
+		st, seen := alive[l.Bake.Owner]
+		if !seen {
+			a, known := proc.Alive(l.Bake.Owner)
+			st = [2]bool{a, known}
+			alive[l.Bake.Owner] = st
+		}
+		if l.Bake.Outcome == "" && st[0] {
+			continue
+		}
+		out = append(out, Leftover{OwnedLease: l, Elsewhere: l.Bake.Outcome == "" && !st[1]})
+	}
+	return out, nil
+}
+
+// SweepOptions say how Sweep works.
+type SweepOptions struct {
+	Components Components
+	Store      registry.Store
+	Events     event.Sink
+	DryRun     bool
+	// Elsewhere includes leases whose process cannot be looked up from here.
+	Elsewhere bool
+}
+
+// Sweep gives back what bakes that no longer run have left, newest first, and
+// returns what it gave back, or would with DryRun. What cannot be given back
+// stays in the ledger and is part of the error.
+func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
+	left, err := Leftovers(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	s := event.Scope{Sink: o.Events, Step: "sweep"}
+	var done []Leftover
+	var errs []error
+	stuck := map[string]bool{}
+	for i := len(left) - 1; i >= 0; i-- {
+		l := left[i]
+		if l.Elsewhere && !o.Elsewhere {
+			s.Warn(fmt.Sprintf("%s %s belongs to a bake on %s that may be running still: left alone (-elsewhere gives it back)", l.Kind, l.Name, l.Bake.Owner.Host))
+			stuck[l.BakeID] = true
+			continue
+		}
+		if o.DryRun {
+			done = append(done, l)
+			continue
+		}
+		newBuilder, ok := o.Components.Builders[l.Builder]
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s %s: this Ingot has no builder %q to give it back", l.Kind, l.Name, l.Builder))
+			stuck[l.BakeID] = true
+			continue
+		}
+		if err := releaseLease(ctx, newBuilder(), o.Store, l.OwnedLease); err != nil {
+			errs = append(errs, fmt.Errorf("give back %s %s: %w", l.Kind, l.Name, err))
+			stuck[l.BakeID] = true
+			continue
+		}
+		done = append(done, l)
+	}
+	if !o.DryRun {
+		errs = append(errs, endDead(ctx, o, stuck))
+	}
+	return done, errors.Join(errs...)
+}
+
+func releaseLease(ctx context.Context, b builders.Builder, store registry.Store, l registry.OwnedLease) error {
+	kept, err := recorded(ctx, store, l)
+	if err != nil {
+		return err
+	}
+	if !kept {
+		if err := b.Release(ctx, l.Lease); err != nil {
+			return err
+		}
+	}
+	return store.Released(ctx, l.ID)
+}
+
+// recorded says whether what the lease guards is an image in the registry: its
+// bake died after recording it, before it could strike the lease.
+func recorded(ctx context.Context, store registry.Store, l registry.OwnedLease) (bool, error) {
+	if l.Data[builders.UntilRecorded] == "" {
+		return false, nil
+	}
+	versions, err := store.Versions(ctx, l.Bake.Image)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask whether the image is recorded: %w", err)
+	}
+	for _, v := range versions {
+		for _, a := range v.Artifacts {
+			if a.BakeID == l.BakeID {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// endDead ends the bakes whose processes are gone and that owe nothing any more.
+func endDead(ctx context.Context, o SweepOptions, stuck map[string]bool) error {
+	bakes, err := o.Store.OpenBakes(ctx)
+	if err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	var errs []error
+	for _, b := range bakes {
+		alive, known := proc.Alive(b.Owner)
+		if alive || (!known && !o.Elsewhere) || stuck[b.ID] {
+			continue
+		}
+		errs = append(errs, o.Store.EndBake(ctx, b.ID, "swept"))
+	}
+	return errors.Join(errs...)
+}

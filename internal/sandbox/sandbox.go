@@ -1,0 +1,111 @@
+// Package sandbox runs a temporary machine on this Linux host: processes in
+// namespaces of their own on an overlay file system, with an agent inside that
+// runs commands and moves files. It is what the sandbox builder bakes in and
+// what the sandbox rollout target serves from.
+//
+// The machine's mounts, network devices and processes exist only in its
+// namespaces, which end with the process that started it, however that process
+// ends. All that can be left behind is the directory and the cgroup that the
+// caller named, and Remove takes those away.
+//
+// A program that uses this package calls Reexec first thing in main, because
+// the machine's first process is the same program started again.
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// Network says how a machine reaches the outside.
+type Network string
+
+const (
+	// NetworkUser gives the machine a network of its own whose outbound
+	// connections are made by this process. It cannot reach this host.
+	NetworkUser Network = "user"
+	// NetworkHost shares this host's network: its ports collide with the host's.
+	NetworkHost Network = "host"
+	// NetworkNone leaves only the machine's own loopback.
+	NetworkNone Network = "none"
+)
+
+// HostBase, as the only element of Config.Layers, stands for this machine's
+// own root file system, read-only, without its homes, temporary files and credentials.
+const HostBase = "host"
+
+// Config describes a machine.
+type Config struct {
+	// ID names the machine: its cgroup is ingot-ID. Lower-case letters, digits and dashes.
+	ID string `json:"id"`
+	// Dir is the machine's own directory, which exists. Upper and work
+	// directories are made in it; the machine's changes stand in Dir/upper.
+	Dir string `json:"dir"`
+	// Layers are the directories below the machine's own, topmost first, in
+	// overlayfs form; or HostBase alone, or layers followed by HostBase.
+	Layers []string `json:"layers"`
+	// Hide are host paths that a machine on HostBase must not see, besides the usual ones.
+	Hide []string `json:"hide,omitempty"`
+	// Hostname inside; default "ingot".
+	Hostname string `json:"hostname,omitempty"`
+	// Network; default NetworkUser.
+	Network Network `json:"network,omitempty"`
+	// Nameservers, in place of the host's, for NetworkHost. Unused otherwise.
+	Nameservers []string `json:"-"`
+	// Memory is the limit in bytes, CPUs the share (1.5 is one and a half
+	// processors), PIDs the most processes; 0: no limit.
+	Memory int64   `json:"-"`
+	CPUs   float64 `json:"-"`
+	PIDs   int64   `json:"-"`
+	// Cgroup is what PlanCgroup gave for ID; empty: no cgroup.
+	Cgroup map[string]string `json:"-"`
+	// TmpSize bounds /tmp, in bytes; default 2 GiB.
+	TmpSize int64 `json:"tmp_size,omitempty"`
+	// Init is the path of the image's own init, e.g. /sbin/init, to run as
+	// process 1 in place of Ingot's reaper. Empty: the reaper.
+	Init string `json:"init,omitempty"`
+}
+
+// DefaultTmpSize bounds /tmp where Config.TmpSize is 0.
+const DefaultTmpSize = 2 << 30
+
+// stopGrace is how long processes have between SIGTERM and SIGKILL when a machine is stopped.
+const stopGrace = 2 * time.Second
+
+// initGrace is that time when the image's own init stops its services.
+const initGrace = 30 * time.Second
+
+// ErrUnsupported says that this system cannot run a sandbox at all.
+var ErrUnsupported = errors.New("the sandbox needs Linux: namespaces and overlayfs; bake with a cloud, Docker or QEMU builder here, or run Ingot in a Linux machine")
+
+// Finding is one thing that Probe looked at.
+type Finding struct {
+	What string // "user namespaces"
+	OK   bool
+	// Need: without it the sandbox cannot work at all.
+	Need bool
+	// Text says in one sentence what there is, or what to do about what there is not.
+	Text string
+}
+
+// Tasks is what RunInView can run, by name. It is one table, handed to Reexec
+// by main, because the work is done in another process of the same program.
+type Tasks map[string]func(ctx context.Context, tree string, input json.RawMessage) (any, error)
+
+// View is a merged, read-only tree of layers, topmost first.
+type View struct {
+	// Dir is a directory of the view's own, which exists.
+	Dir    string   `json:"dir"`
+	Layers []string `json:"layers"`
+}
+
+// Program is what Exec runs.
+type Program struct {
+	Argv []string
+	// Dir is the working directory. Default: /root, or / where there is none.
+	Dir string
+	// User is a name or number, with ":group" behind it or not. Default: root.
+	User string
+}

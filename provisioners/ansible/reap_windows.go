@@ -1,0 +1,3 @@
+package ansible
+
+func alive(int) bool { return false }

@@ -1,0 +1,114 @@
+package specs
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func all(int) bool { return true }
+
+func TestFramesKeepEveryByte(t *testing.T) {
+	data := [][]byte{nil, []byte("\n"), []byte("no newline"), []byte("two\n\n"), {0, 255, '\n', 0}, []byte("\nTOKE\nTOKEN\nTOKENx B 0\n"), bytes.Repeat([]byte("x\n"), 50000)}
+	var stream bytes.Buffer
+	stream.WriteString("a banner\n")
+	for i, d := range data {
+		fmt.Fprintf(&stream, "\nTOKEN B %d\n%s\nTOKEN E %d %d\nbetween", i, d, i, i)
+	}
+	fmt.Fprintf(&stream, "\nTOKEN END %d\nafter", len(data))
+	for _, chunk := range []int{1, 7, 4096, stream.Len()} {
+		ended := 0
+		f := newFrames("TOKEN", len(data), all, func() { ended++ })
+		for b := stream.Bytes(); len(b) > 0; {
+			n, err := f.Write(b[:min(chunk, len(b))])
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = b[n:]
+		}
+		got, err := f.result()
+		if err != nil || len(got) != len(data) || ended != 1 || f.preamble() != "a banner" {
+			t.Fatalf("in chunks of %d: %d frames, %d ends, %q, %v", chunk, len(got), ended, f.preamble(), err)
+		}
+		for i, g := range got {
+			if !bytes.Equal(g.data, data[i]) || g.status != i || g.ended.Before(g.began) {
+				t.Errorf("in chunks of %d: frame %d is %q, status %d", chunk, i, g.data, g.status)
+			}
+		}
+	}
+}
+
+// Whatever arrives, and however it is cut up: no panic, the same frames, and
+// an end only after every frame.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte("\nTOKEN B 0\nx\nTOKEN E 0 0\n\nTOKEN B 1\n\nTOKEN E 1 -\n\nTOKEN END 2\n"), 3)
+	f.Add([]byte("\nTOKEN B 0\nTOKEN E 0 0\n"), 1)
+	f.Add([]byte("\nTOKEN END 2\n"), 5)
+	f.Add([]byte("\nTOKEN B 0\nx\nTOKEN X 1\n\nTOKEN END 2\n"), 4)
+	f.Add([]byte("\nTOKEN X 7\n\nTOKEN X 1\n\nTOKEN X 0\n"), 4)
+	f.Add([]byte("\nTOKEN B 0\n\nTOKEN B 0\n\nTOKEN E 0 300\n"), 2)
+	f.Fuzz(func(t *testing.T, data []byte, chunk int) {
+		read := func(size int) ([]frame, error, bool) {
+			ended := false
+			f := newFrames("TOKEN", 2, all, func() { ended = true })
+			for b := data; len(b) > 0; {
+				n := min(size, len(b))
+				f.Write(b[:n])
+				b = b[n:]
+			}
+			got, err := f.result()
+			return got, err, ended
+		}
+		whole, err, ended := read(max(len(data), 1))
+		if (err == nil) != ended || ended && len(whole) != 2 {
+			t.Fatalf("%d frames, ended %v, %v", len(whole), ended, err)
+		}
+		cut, cutErr, _ := read(max(chunk%64, 1))
+		if fmt.Sprint(err) != fmt.Sprint(cutErr) || len(whole) != len(cut) {
+			t.Fatalf("in chunks: %d frames and %v instead of %d and %v", len(cut), cutErr, len(whole), err)
+		}
+		for i := range whole {
+			if !bytes.Equal(whole[i].data, cut[i].data) || whole[i].status != cut[i].status {
+				t.Errorf("frame %d: %q or %q", i, whole[i].data, cut[i].data)
+			}
+		}
+	})
+}
+
+// Who shares a process may end unreached; the stream stays whole.
+func TestFramesThatShareAProcess(t *testing.T) {
+	for _, c := range []struct {
+		name, stream string
+		want         string // status and data of each frame
+		whole        bool
+	}{
+		{"all had their time", "B 0|a|E 0 0||B 1|b|E 1 7||X 1||B 2|c|E 2 0||END 3|", "0:a 7:b 0:c", true},
+		{"one hung", "B 0|a|E 0 0||B 1|b||X 1||B 2|c|E 2 0||END 3|", "0:a -1:b| 0:c", true},
+		{"one hung and one waited", "B 0|a||X 1||B 2|c|E 2 0||END 3|", "-1:a| -2: 0:c", true},
+		{"none began", "X 1||B 2|c|E 2 0||END 3|", "-2: -2: 0:c", true},
+		{"said twice", "X 1||X 1||B 2|c|E 2 0||END 3|", "-2: -2: 0:c", true},
+		{"beyond the end", "X 3||END 3|", "", false},
+		{"back in time", "X 1||X 0||B 2|c|E 2 0||END 3|", "", false},
+		{"before the open one", "X 0||B 1|b||X 0|", "", false},
+		{"no number", "X -1|", "", false},
+	} {
+		f := newFrames("TOKEN", 3, all, func() {})
+		var stream string
+		for _, part := range strings.Split(c.stream, "|") {
+			if part != "" && (strings.Contains("BEX", part[:1]) && len(part) > 2) {
+				part = "TOKEN " + part
+			}
+			stream += "\n" + part
+		}
+		f.Write([]byte(stream))
+		got, err := f.result()
+		var said []string
+		for _, g := range got {
+			said = append(said, fmt.Sprintf("%d:%s", g.status, strings.ReplaceAll(string(g.data), "\n", "|")))
+		}
+		if s := strings.Join(said, " "); (err == nil) != c.whole || c.whole && s != c.want {
+			t.Errorf("%s: %s, %v; wanted %s", c.name, s, err, c.want)
+		}
+	}
+}
