@@ -66,8 +66,9 @@ func (f *frames) Write(p []byte) (int, error) {
 			f.scanned = start
 			break
 		}
-		if n < 0 {
-			n = 64
+		if n < 0 || n > 64 { // no marker is that long
+			f.damaged = fmt.Errorf("a marker is out of place: %s", Clean(string(line[:64])))
+			break
 		}
 		f.scanned = start + len(f.mark) + n
 		f.marker(string(line[:n]), start, f.scanned+1)

@@ -48,6 +48,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\nTOKEN B 0\nx\nTOKEN X 1\n\nTOKEN END 2\n"), 4)
 	f.Add([]byte("\nTOKEN X 7\n\nTOKEN X 1\n\nTOKEN X 0\n"), 4)
 	f.Add([]byte("\nTOKEN B 0\n\nTOKEN B 0\n\nTOKEN E 0 300\n"), 2)
+	f.Add([]byte("\nTOKEN K 0"+strings.Repeat("x", 200)+"\n"), 2)
+	f.Add([]byte("\nTOKEN B 0\n\nTOKEN E 0 "+strings.Repeat("0", 100)+"\n"), 2)
 	f.Fuzz(func(t *testing.T, data []byte, chunk int) {
 		read := func(size int) ([]frame, error, bool) {
 			ended := false
