@@ -5,6 +5,7 @@ package builders
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ingotbuild/ingot/internal/config"
@@ -47,6 +48,31 @@ type Proofer interface {
 	// the proof fails, releasing them is what removes the image.
 	BootProof(ctx context.Context, run *Run, a *Artifact) (machine.Machine, error)
 }
+
+// Resumer is a Builder whose images take the platform a while to finish, and
+// can be finished by another process than the one that began them.
+type Resumer interface {
+	Builder
+	// Resume goes on where Snapshot was when its process died, lost the network
+	// or gave up waiting, and returns what Snapshot would have. No option has
+	// been decoded: what it needs stands in the leases with the key Resumable.
+	// run has the bake's id and its ledger; open are the bake's open leases.
+	// Where nothing can come of the image any more, the error wraps ErrImageLost.
+	Resume(ctx context.Context, run *Run, open []Lease) (*Artifact, error)
+}
+
+// Resumable, as a key of Lease.Data beside UntilRecorded, marks an image that
+// Resume can finish; its value is the builder's own, without secrets. It is no
+// more taken for rubbish when its bake dies: sweep leaves it for `ingot resume`.
+const Resumable = "resumable"
+
+// ErrUnfinished is in the error of a Snapshot that has begun an image which may
+// still be finished, by Resume: a wait was over, or the platform could not be
+// reached. The engine gives back everything but the leases that are Resumable.
+var ErrUnfinished = errors.New("the image is not finished, and not lost")
+
+// ErrImageLost is in the error of a Resume when the platform has given the image up.
+var ErrImageLost = errors.New("the image cannot be finished any more")
 
 // CheckEnv is what Check may need to know.
 type CheckEnv struct {
