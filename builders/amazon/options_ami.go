@@ -246,7 +246,7 @@ var (
 	ouARN        = regexp.MustCompile(`^arn:aws[a-z-]*:organizations::\d{12}:ou/o-[a-z0-9]{10,32}/ou-[0-9a-z]{4,32}-[a-z0-9]{8,32}$`)
 	snapshotID   = regexp.MustCompile(`^snap-[0-9a-f]{8,17}$`)
 	ephemeral    = regexp.MustCompile(`^ephemeral([0-9]|1[0-9]|2[0-3])$`)
-	ssmParameter = regexp.MustCompile(`^[a-zA-Z0-9_.\-/]{1,1011}$`)
+	ssmParameter = regexp.MustCompile(`^[a-zA-Z0-9_.\-/]+$`)
 	kmsKey       = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}` +
 		`|alias/[a-zA-Z0-9:/_-]{1,250}` +
 		`|arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:(key/(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|alias/[a-zA-Z0-9:/_-]{1,250}))$`)
@@ -335,7 +335,7 @@ func (o *AMIOptions) Check(build string) []config.Problem {
 	seen := map[string]bool{}
 	for i, name := range o.SSMParameters {
 		at := fmt.Sprintf("ssm_parameters.%d", i)
-		if first := strings.ToLower(strings.TrimPrefix(name, "/")); !ssmParameter.MatchString(name) || strings.HasPrefix(first, "aws") || strings.HasPrefix(first, "ssm") {
+		if first := strings.ToLower(strings.TrimPrefix(name, "/")); len(name) > 1011 || !ssmParameter.MatchString(name) || strings.HasPrefix(first, "aws") || strings.HasPrefix(first, "ssm") {
 			ps.add(at, "Not a name for a parameter", "Systems Manager takes letters, digits and _.-/ and no name that begins with aws or ssm; this is %q.", name)
 		}
 		if seen[name] {
