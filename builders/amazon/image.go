@@ -25,15 +25,6 @@ const (
 	leaseParameter = "ssm-parameter" // a parameter that points to it, named REGION/PARAMETER
 )
 
-// The keys of these leases' data, beside builders' own.
-const (
-	dataRegion = "region"
-	dataAccess = "access"
-)
-
-// visible is how long a new image may take until it can be looked for.
-const visible = 15 * time.Second
-
 // MakeImage makes the AMI that is ordered, with its copies, and does all else
 // that its options say. Each step can be taken again: when the error wraps
 // builders.ErrUnfinished, ResumeImage goes on.
@@ -45,12 +36,12 @@ func MakeImage(ctx context.Context, run *builders.Run, o ImageOrder) (*builders.
 	if err != nil {
 		return nil, err
 	}
-	t := &tail{plan: p, session: o.Session, run: run}
+	t := &tail{plan: p, session: o.Session, remover: remover{o.Session, o.Env.Settle}, run: run}
 	return t.finish(ctx)
 }
 
 // ResumeImage is builders.Resumer's Resume for all that MakeImage makes.
-func ResumeImage(ctx context.Context, shared *awscloud.Shared, run *builders.Run, open []builders.Lease) (*builders.Artifact, error) {
+func ResumeImage(ctx context.Context, env *Env, run *builders.Run, open []builders.Lease) (*builders.Artifact, error) {
 	i := slices.IndexFunc(open, func(l builders.Lease) bool { return l.Kind == leaseImage && l.Data[builders.Resumable] != "" })
 	if i < 0 {
 		return nil, fmt.Errorf("%w: none of its leases says how", builders.ErrImageLost)
@@ -64,11 +55,11 @@ func ResumeImage(ctx context.Context, shared *awscloud.Shared, run *builders.Run
 		return nil, err
 	}
 	access.Region = p.Region
-	session, err := shared.Connect(ctx, access)
+	session, err := env.Shared.Connect(ctx, access)
 	if err != nil {
 		return nil, err
 	}
-	t := &tail{plan: p, session: session, run: run, resumed: open}
+	t := &tail{plan: p, session: session, remover: remover{session, env.Settle}, run: run, resumed: open}
 	return t.finish(ctx)
 }
 
@@ -76,6 +67,7 @@ func ResumeImage(ctx context.Context, shared *awscloud.Shared, run *builders.Run
 type tail struct {
 	plan    *imagePlan
 	session *awscloud.Session
+	remover remover
 	run     *builders.Run
 	// resumed are the leases that an earlier process left; nil: this is the first.
 	resumed []builders.Lease
@@ -426,13 +418,13 @@ func (t *tail) create(ctx context.Context) (string, error) {
 // search looks for an image by its name: one of this bake, or another that has
 // the name. It is patient with one that has just been made.
 func (t *tail) search(ctx context.Context, region, name string) (ours, other string, err error) {
-	err = t.session.Wait(ctx, awscloud.Wait{What: "the AMI " + name + " to show", Timeout: visible, First: -1}, func(ctx context.Context) (bool, string, error) {
+	err = t.session.Wait(ctx, awscloud.Wait{What: "the AMI " + name + " to show", Timeout: t.remover.settle + time.Second, First: -1}, func(ctx context.Context) (bool, string, error) {
 		found, err := named(ctx, t.session, region, name)
 		if err != nil {
 			return false, "", err
 		}
 		for _, i := range found {
-			if tagOf(i.Tags, buildTag) == t.plan.BakeID {
+			if tagOf(i.Tags, tagBuild) == t.plan.BakeID {
 				ours = aws.ToString(i.ImageId)
 			} else {
 				other = aws.ToString(i.ImageId)
@@ -475,11 +467,11 @@ func (t *tail) replace(ctx context.Context, region, name string) error {
 		return called(err)
 	}
 	for _, i := range found {
-		if tagOf(i.Tags, buildTag) == t.plan.BakeID {
+		if tagOf(i.Tags, tagBuild) == t.plan.BakeID {
 			continue
 		}
 		t.run.Events.Say(fmt.Sprintf("Deregistering %s, the former %q in %s.", aws.ToString(i.ImageId), name, region))
-		if err := removeImage(ctx, t.session, region, i, removal{snapshots: t.plan.ReplaceSnapshots}); err != nil {
+		if err := t.remover.removeImage(ctx, region, i, removal{snapshots: t.plan.ReplaceSnapshots}); err != nil {
 			return fmt.Errorf("deregister the former AMI %s in %s: %w", aws.ToString(i.ImageId), region, called(err))
 		}
 	}
@@ -797,7 +789,7 @@ func (t *tail) discard(ctx context.Context, l builders.Lease) error {
 	if !slices.ContainsFunc(t.open(), func(o builders.Lease) bool { return o.ID == l.ID }) {
 		return nil // never begun, or struck
 	}
-	if err := releaseImage(ctx, t.session, l); err != nil {
+	if err := t.remover.releaseImage(ctx, l); err != nil {
 		return err
 	}
 	return t.strike(ctx, l)
@@ -805,5 +797,5 @@ func (t *tail) discard(ctx context.Context, l builders.Lease) error {
 
 // remove removes a failed image of ours and its snapshots.
 func (t *tail) remove(ctx context.Context, region, id string) error {
-	return called(removeImage(ctx, t.session, region, types.Image{ImageId: &id}, removal{snapshots: true, unprotect: true, build: t.plan.BakeID}))
+	return called(t.remover.removeImage(ctx, region, types.Image{ImageId: &id}, removal{snapshots: true, unprotect: true, build: t.plan.BakeID}))
 }

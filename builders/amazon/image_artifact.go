@@ -30,18 +30,18 @@ func (t *tail) artifact(images []*regionImage) *builders.Artifact {
 	a.ID = strings.Join(ids, ",")
 	a.Text = "AMIs were created: " + strings.Join(text, ", ")
 	maps.Copy(a.Values, t.plan.Values)
-	session := t.session
-	a.Destroy = func(ctx context.Context) error { return destroy(ctx, session, made) }
+	r := t.remover
+	a.Destroy = func(ctx context.Context) error { return r.destroy(ctx, made) }
 	return a
 }
 
 // destroy deregisters AMIs and deletes their snapshots, side by side. One that is
 // protected is not unprotected for that.
-func destroy(ctx context.Context, s *awscloud.Session, images map[string]types.Image) error {
+func (r remover) destroy(ctx context.Context, images map[string]types.Image) error {
 	var errs []error
 	for _, region := range slices.Sorted(maps.Keys(images)) {
 		i := images[region]
-		if err := removeImage(ctx, s, region, i, removal{snapshots: true}); err != nil {
+		if err := r.removeImage(ctx, region, i, removal{snapshots: true}); err != nil {
 			errs = append(errs, fmt.Errorf("remove the AMI %s in %s: %w", *i.ImageId, region, awscloud.Explain(err)))
 		}
 	}

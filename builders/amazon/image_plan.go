@@ -20,12 +20,9 @@ import (
 	"github.com/ingotbuild/ingot/internal/render"
 )
 
-// The tag that everything of a bake has, finished images too: by it they are
-// found again when only their name is known.
-const buildTag = "ingot:build"
-
 // ImageOrder is what a builder wants made, once what the AMI is made of is ready.
 type ImageOrder struct {
+	Env     *Env
 	Session *awscloud.Session
 	// Access is how the account is reached, as awscloud.Access.Public writes it.
 	Access    string
@@ -116,24 +113,8 @@ type fastLaunchPlan struct {
 // intermediate says whether the first image is only there to be copied.
 func (p *imagePlan) intermediate() bool { return p.FirstName != p.Name }
 
-// lateData are the values of late-rendered options. A nil source has none.
-func lateData(region string, source *types.Image) map[string]any {
-	if source == nil {
-		source = &types.Image{}
-	}
-	tags := map[string]string{}
-	for _, t := range source.Tags {
-		tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
-	}
-	return map[string]any{
-		"BuildRegion": region, "SourceAMI": aws.ToString(source.ImageId), "SourceAMIName": aws.ToString(source.Name),
-		"SourceAMICreationDate": aws.ToString(source.CreationDate), "SourceAMIOwner": aws.ToString(source.OwnerId),
-		"SourceAMIOwnerName": aws.ToString(source.ImageOwnerAlias), "SourceAMITags": tags,
-	}
-}
-
 // sourceValues are the build.* values that the source AMI gives.
-func sourceValues(region string, source *types.Image) map[string]string {
+func sourceValues(region string, source types.Image) map[string]string {
 	values := map[string]string{}
 	for k, v := range lateData(region, source) {
 		if s, ok := v.(string); ok {
@@ -143,14 +124,9 @@ func sourceValues(region string, source *types.Image) map[string]string {
 	return values
 }
 
-// renderEnv is what the functions of late-rendered strings say in this bake.
-func renderEnv(run *builders.Run) render.Env {
-	return render.Env{BuildName: run.Source, BuildType: run.Type, TemplateDir: run.Dir, Now: run.Created, Clean: cleanName}
-}
-
-// renderTags renders a map of tags and the blocks beside it. Errors say which
+// renderTagOptions renders a map of tags and the blocks beside it. Errors say which
 // option they are about.
-func renderTags(option string, m map[string]string, blockOption string, blocks []Tag, data map[string]any, env render.Env) (map[string]string, []config.OptionError) {
+func renderTagOptions(option string, m map[string]string, blockOption string, blocks []Tag, data map[string]any, env render.Env) (map[string]string, []config.OptionError) {
 	out := map[string]string{}
 	var errs []config.OptionError
 	one := func(at, key, value string) {
@@ -189,9 +165,9 @@ func (o *AMIOptions) render(data map[string]any, env render.Env) (r renderedAMI,
 		errs = append(errs, config.OptionError{Option: "ami_description", Err: fmt.Errorf("it has %d characters; EC2 takes 255", n)})
 	}
 	var e []config.OptionError
-	r.tags, e = renderTags("tags", o.Tags, "tag", o.Tag, data, env)
+	r.tags, e = renderTagOptions("tags", o.Tags, "tag", o.Tag, data, env)
 	errs = append(errs, e...)
-	r.snapshotTags, e = renderTags("snapshot_tags", o.SnapshotTags, "snapshot_tag", o.SnapshotTag, data, env)
+	r.snapshotTags, e = renderTagOptions("snapshot_tags", o.SnapshotTags, "snapshot_tag", o.SnapshotTag, data, env)
 	return r, append(errs, e...)
 }
 
@@ -199,7 +175,11 @@ func (o *AMIOptions) render(data map[string]any, env render.Env) (r renderedAMI,
 func (o *ImageOrder) plan(run *builders.Run) (*imagePlan, error) {
 	build := o.Session.Region
 	a := o.AMI
-	late, errs := a.render(lateData(build, o.Source), renderEnv(run))
+	source := types.Image{} // without one, its values are empty
+	if o.Source != nil {
+		source = *o.Source
+	}
+	late, errs := a.render(lateData(build, source), renderEnv(run))
 	if len(errs) > 0 {
 		e := make([]error, len(errs))
 		for i := range errs {
@@ -213,7 +193,7 @@ func (o *ImageOrder) plan(run *builders.Run) (*imagePlan, error) {
 		Users: a.AMIUsers, Groups: a.AMIGroups, OrgARNs: a.AMIOrgArns, OUARNs: a.AMIOUArns, ProductCodes: a.AMIProductCodes,
 		SnapshotUsers: a.SnapshotUsers, SnapshotGroups: a.SnapshotGroups, IMDSv2: a.IMDSSupport == "v2.0", Parameters: a.SSMParameters,
 		Replace: a.ForceDeregister || run.Force, ReplaceSnapshots: a.ForceDeleteSnapshot, KeepPartial: a.KeepPartial,
-		Values: maps.Clone(sourceValues(build, o.Source)),
+		Values: sourceValues(build, source),
 	}
 	p.Protect, p.Cooldown = a.protects()
 	// What the source AMI has, the machine and the image of it have too.
@@ -237,7 +217,7 @@ func (o *ImageOrder) plan(run *builders.Run) (*imagePlan, error) {
 	p.ImageTags, p.SnapshotTags = map[string]string{}, map[string]string{}
 	maps.Copy(p.ImageTags, o.RunTags)
 	maps.Copy(p.ImageTags, late.tags)
-	p.ImageTags[buildTag] = run.BakeID
+	p.ImageTags[tagBuild] = run.BakeID
 	maps.Copy(p.SnapshotTags, p.ImageTags)
 	maps.Copy(p.SnapshotTags, late.snapshotTags)
 	for _, tags := range []map[string]string{p.ImageTags, p.SnapshotTags} {
@@ -305,14 +285,6 @@ func (p *imagePlan) tagSpecs() []types.TagSpecification {
 		{ResourceType: types.ResourceTypeImage, Tags: ec2Tags(p.ImageTags)},
 		{ResourceType: types.ResourceTypeSnapshot, Tags: ec2Tags(p.SnapshotTags)},
 	}
-}
-
-func ec2Tags(m map[string]string) []types.Tag {
-	tags := make([]types.Tag, 0, len(m))
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		tags = append(tags, types.Tag{Key: aws.String(k), Value: aws.String(m[k])})
-	}
-	return tags
 }
 
 // encode writes the plan into a lease's data.

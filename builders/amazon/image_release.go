@@ -18,26 +18,33 @@ import (
 	"github.com/ingotbuild/ingot/internal/awscloud"
 )
 
+// remover gives images back.
+type remover struct {
+	s *awscloud.Session
+	// settle is how long a thing may exist before it is found.
+	settle time.Duration
+}
+
 // releaseImage removes the image of a lease, and its snapshots. Of one whose id
 // never came, it removes what has its name and the mark of its bake.
-func releaseImage(ctx context.Context, s *awscloud.Session, l builders.Lease) error {
+func (r remover) releaseImage(ctx context.Context, l builders.Lease) error {
 	region, name, ok := strings.Cut(l.Name, "/")
 	if !ok {
 		return fmt.Errorf("the lease's name %q is not REGION/NAME", l.Name)
 	}
-	found, err := findLeased(ctx, s, region, name, l)
+	found, err := r.findLeased(ctx, region, name, l)
 	if err != nil {
 		return fmt.Errorf("look for the image %s: %w", l.Name, awscloud.Explain(err))
 	}
 	ours := removal{snapshots: true, unprotect: true, build: l.BakeID}
 	for _, i := range found {
-		if err := removeImage(ctx, s, region, i, ours); err != nil {
+		if err := r.removeImage(ctx, region, i, ours); err != nil {
 			return fmt.Errorf("remove the image %s in %s: %w", aws.ToString(i.ImageId), region, awscloud.Explain(err))
 		}
 	}
 	if len(found) == 0 {
 		// Its snapshots may have outlived it.
-		return removeSnapshots(ctx, s, region, l.ExternalID, nil, l.BakeID)
+		return r.removeSnapshots(ctx, region, l.ExternalID, nil, l.BakeID)
 	}
 	return nil
 }
@@ -45,11 +52,11 @@ func releaseImage(ctx context.Context, s *awscloud.Session, l builders.Lease) er
 // fresh is how long after its lease an image may be there without being seen.
 const fresh = 5 * time.Minute
 
-func findLeased(ctx context.Context, s *awscloud.Session, region, name string, l builders.Lease) ([]types.Image, error) {
+func (r remover) findLeased(ctx context.Context, region, name string, l builders.Lease) ([]types.Image, error) {
 	var ours []types.Image
 	look := func(ctx context.Context) (bool, string, error) {
 		if l.ExternalID != "" {
-			i, err := s.Images(region).Get(ctx, l.ExternalID)
+			i, err := r.s.Images(region).Get(ctx, l.ExternalID)
 			if err == nil {
 				ours = []types.Image{i}
 			} else if awscloud.IsNotFound(err) {
@@ -57,15 +64,15 @@ func findLeased(ctx context.Context, s *awscloud.Session, region, name string, l
 			}
 			return len(ours) > 0, "", err
 		}
-		found, err := named(ctx, s, region, name)
-		ours = slices.DeleteFunc(found, func(i types.Image) bool { return l.BakeID == "" || tagOf(i.Tags, buildTag) != l.BakeID })
+		found, err := named(ctx, r.s, region, name)
+		ours = slices.DeleteFunc(found, func(i types.Image) bool { return l.BakeID == "" || tagOf(i.Tags, tagBuild) != l.BakeID })
 		return len(ours) > 0, "", err
 	}
 	if time.Since(l.Created) > fresh {
 		_, _, err := look(ctx)
 		return ours, err
 	}
-	err := s.Wait(ctx, awscloud.Wait{What: "the image " + l.Name + " to show", Timeout: visible, First: -1}, look)
+	err := r.s.Wait(ctx, awscloud.Wait{What: "the image " + l.Name + " to show", Timeout: r.settle + time.Second, First: -1}, look)
 	var timeout *awscloud.TimeoutError
 	if errors.As(err, &timeout) && ctx.Err() == nil {
 		return nil, nil
@@ -84,14 +91,14 @@ type removal struct {
 }
 
 // removeImage deregisters an image. That it is gone already is success.
-func removeImage(ctx context.Context, s *awscloud.Session, region string, i types.Image, r removal) error {
-	c := s.EC2(region)
+func (r remover) removeImage(ctx context.Context, region string, i types.Image, how removal) error {
+	c := r.s.EC2(region)
 	in := &ec2.DeregisterImageInput{ImageId: i.ImageId}
-	if r.snapshots {
+	if how.snapshots {
 		in.DeleteAssociatedSnapshots = aws.Bool(true)
 	}
 	// With a cool-down, EC2 gives the end of the protection here, not "disabled".
-	if p := aws.ToString(i.DeregistrationProtection); r.unprotect && p != "" && p != "disabled" {
+	if p := aws.ToString(i.DeregistrationProtection); how.unprotect && p != "" && p != "disabled" {
 		_, err := c.DisableImageDeregistrationProtection(ctx, &ec2.DisableImageDeregistrationProtectionInput{ImageId: i.ImageId})
 		if err != nil && !awscloud.IsNotFound(err) {
 			return err
@@ -107,7 +114,7 @@ func removeImage(ctx context.Context, s *awscloud.Session, region string, i type
 	default:
 		return err
 	}
-	if !r.snapshots {
+	if !how.snapshots {
 		return nil
 	}
 	left := slices.DeleteFunc(snapshotsOf(i), func(id string) bool {
@@ -115,7 +122,7 @@ func removeImage(ctx context.Context, s *awscloud.Session, region string, i type
 			return aws.ToString(d.SnapshotId) == id && d.ReturnCode == types.SnapshotReturnCodesSuccess
 		})
 	})
-	return removeSnapshots(ctx, s, region, aws.ToString(i.ImageId), left, r.build)
+	return r.removeSnapshots(ctx, region, aws.ToString(i.ImageId), left, how.build)
 }
 
 func snapshotsOf(i types.Image) []string {
@@ -131,11 +138,11 @@ func snapshotsOf(i types.Image) []string {
 // removeSnapshots deletes snapshots of an image that is gone, and all others of
 // a bake in the region that are part of no image. What another AMI is made of
 // stays.
-func removeSnapshots(ctx context.Context, s *awscloud.Session, region, image string, ids []string, build string) error {
-	c := s.EC2(region)
+func (r remover) removeSnapshots(ctx context.Context, region, image string, ids []string, build string) error {
+	c := r.s.EC2(region)
 	var ofBuild []string
 	if build != "" {
-		marked := []types.Filter{{Name: aws.String("tag:" + buildTag), Values: []string{build}}}
+		marked := []types.Filter{{Name: aws.String("tag:" + tagBuild), Values: []string{build}}}
 		out, err := c.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: marked, IncludeDeprecated: aws.Bool(true), IncludeDisabled: aws.Bool(true)})
 		if err != nil {
 			return err
@@ -166,7 +173,7 @@ func removeSnapshots(ctx context.Context, s *awscloud.Session, region, image str
 		_, err := c.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id})
 		if awscloud.Code(err) == "InvalidSnapshot.InUse" && slices.Contains(ids, id) {
 			// The image that has it was deregistered this moment.
-			err = s.Wait(ctx, awscloud.Wait{What: "snapshot " + id + " to be free", Timeout: visible}, func(ctx context.Context) (bool, string, error) {
+			err = r.s.Wait(ctx, awscloud.Wait{What: "snapshot " + id + " to be free", Timeout: r.settle + time.Second}, func(ctx context.Context) (bool, string, error) {
 				_, err := c.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id})
 				if awscloud.Code(err) == "InvalidSnapshot.InUse" {
 					return false, "in use", nil
@@ -187,11 +194,11 @@ func removeSnapshots(ctx context.Context, s *awscloud.Session, region, image str
 
 // releaseSnapshot deletes the snapshot of a lease: by its id, or by the mark of
 // its bake.
-func releaseSnapshot(ctx context.Context, s *awscloud.Session, l builders.Lease) error {
+func (r remover) releaseSnapshot(ctx context.Context, l builders.Lease) error {
 	if l.ExternalID != "" {
-		return removeSnapshots(ctx, s, l.Data[dataRegion], "", []string{l.ExternalID}, "")
+		return r.removeSnapshots(ctx, l.Data[dataRegion], "", []string{l.ExternalID}, "")
 	}
-	return removeSnapshots(ctx, s, l.Data[dataRegion], "", nil, l.BakeID)
+	return r.removeSnapshots(ctx, l.Data[dataRegion], "", nil, l.BakeID)
 }
 
 // The keys of the data of a parameter's lease.
@@ -270,8 +277,8 @@ func parameter(ctx context.Context, c *ssm.Client, name string) (*ssmtypes.Param
 
 // releaseParameter gives a parameter its former value back, unless it has
 // another than ours by now.
-func releaseParameter(ctx context.Context, s *awscloud.Session, l builders.Lease) error {
-	c := s.SSM(l.Data[dataRegion])
+func (r remover) releaseParameter(ctx context.Context, l builders.Lease) error {
+	c := r.s.SSM(l.Data[dataRegion])
 	name := l.Data[dataParameter]
 	now, err := parameter(ctx, c, name)
 	if err == nil && now != nil && aws.ToString(now.Value) == l.Data[dataValue] {

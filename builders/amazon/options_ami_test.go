@@ -229,7 +229,7 @@ func TestPlan(t *testing.T) {
 	if p.Description != "from debian in eu-west-1" {
 		t.Errorf("description %q", p.Description)
 	}
-	for k, want := range map[string]string{"Base": "ami-base", "Team": "web", "Release": "12", "Cost": "1", buildTag: "b1"} {
+	for k, want := range map[string]string{"Base": "ami-base", "Team": "web", "Release": "12", "Cost": "1", tagBuild: "b1"} {
 		if p.ImageTags[k] != want {
 			t.Errorf("image tag %s is %q, want %q", k, p.ImageTags[k], want)
 		}
@@ -291,7 +291,7 @@ ami_name        = "web"
 ami_description = "{{ .SourceAMITags.Nope }}"
 tags            = { a = "{{ .SourceAMITags.Nope }}", b = "ok" }
 `)
-	_, errs := o.render(lateData("eu-west-1", nil), renderEnv(&builders.Run{}))
+	_, errs := o.render(lateData("eu-west-1", types.Image{}), renderEnv(&builders.Run{}))
 	var at []string
 	for _, e := range errs {
 		at = append(at, e.Option)
