@@ -399,12 +399,17 @@ func (t *tail) create(ctx context.Context) (string, error) {
 	err := t.session.Wait(ctx, awscloud.Wait{What: "an AMI to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
 		var err error
 		id, err = make(ctx, t.session.EC2(p.Region))
-		if code := awscloud.Code(err); code == "IncorrectInstanceState" || code == "IncorrectState" {
-			return false, code, nil
+		if notStopped(err) {
+			return false, awscloud.Code(err), nil
 		}
 		return err == nil, "", err
 	})
 	return id, err
+}
+
+func notStopped(err error) bool {
+	code := awscloud.Code(err)
+	return code == "IncorrectInstanceState" || code == "InvalidParameterValue" && strings.Contains(err.Error(), "not in state")
 }
 
 func (t *tail) register(ctx context.Context, c *ec2.Client) (string, error) {
@@ -587,8 +592,8 @@ func (t *tail) copy(ctx context.Context, c copyPlan, first, r *regionImage) erro
 
 // permanent says of a failed copy that another would fail as well.
 func permanent(f *awscloud.FailedError) bool {
-	text := strings.ToLower(f.Message)
-	return strings.HasPrefix(f.Code, "Client.") || strings.Contains(text, "kms") || strings.Contains(text, "key ") || strings.Contains(text, "not authorized")
+	text := strings.ToLower(f.Code + " " + f.Message)
+	return slices.ContainsFunc([]string{"kms", "key", "not authorized", "permission", "denied"}, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // beginCopy makes the call that begins a copy. The same token gives the same
