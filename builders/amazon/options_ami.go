@@ -131,13 +131,13 @@ type DeregistrationProtection struct {
 type FastLaunch struct {
 	// Enable turns it on with EC2's own settings.
 	Enable bool `cfg:"enable_fast_launch"`
-	// TemplateID or TemplateName is the launch template that snapshots are prepared with.
+	// TemplateID or TemplateName is the launch template that snapshots are
+	// prepared with: an id is for the build's region alone, a name for all.
 	TemplateID   string `cfg:"template_id"`
 	TemplateName string `cfg:"template_name"`
 	// TemplateVersion is the template's version. Default: its default version.
 	TemplateVersion int `cfg:"template_version"`
-	// Regions say which template a region has. Regions that are not named then
-	// get fast launch without a template.
+	// Regions say which template a region has.
 	Regions []FastLaunchRegion `cfg:"region_launch_templates,block"`
 	// MaxParallelLaunches bounds the instances that prepare snapshots, at least 6.
 	MaxParallelLaunches int `cfg:"max_parallel_launches"`
@@ -212,7 +212,9 @@ func (d *BlockDevice) mapping() types.BlockDeviceMapping {
 	return m
 }
 
-func hasIOPS(volumeType string) bool { return slices.Contains([]string{"io1", "io2", "gp3"}, volumeType) }
+func hasIOPS(volumeType string) bool {
+	return slices.Contains([]string{"io1", "io2", "gp3"}, volumeType)
+}
 
 func mappings(ds []BlockDevice) []types.BlockDeviceMapping {
 	var ms []types.BlockDeviceMapping
@@ -244,7 +246,7 @@ var (
 	ouARN        = regexp.MustCompile(`^arn:aws[a-z-]*:organizations::\d{12}:ou/o-[a-z0-9]{10,32}/ou-[0-9a-z]{4,32}-[a-z0-9]{8,32}$`)
 	snapshotID   = regexp.MustCompile(`^snap-[0-9a-f]{8,17}$`)
 	ephemeral    = regexp.MustCompile(`^ephemeral([0-9]|1[0-9]|2[0-3])$`)
-	ssmParameter = regexp.MustCompile(`^[a-zA-Z0-9_.\-/]{1,1011}$`)
+	ssmParameter = regexp.MustCompile(`^[a-zA-Z0-9_.\-/]+$`)
 	kmsKey       = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}` +
 		`|alias/[a-zA-Z0-9:/_-]{1,250}` +
 		`|arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:(key/(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|alias/[a-zA-Z0-9:/_-]{1,250}))$`)
@@ -333,7 +335,7 @@ func (o *AMIOptions) Check(build string) []config.Problem {
 	seen := map[string]bool{}
 	for i, name := range o.SSMParameters {
 		at := fmt.Sprintf("ssm_parameters.%d", i)
-		if first := strings.ToLower(strings.TrimPrefix(name, "/")); !ssmParameter.MatchString(name) || strings.HasPrefix(first, "aws") || strings.HasPrefix(first, "ssm") {
+		if first := strings.ToLower(strings.TrimPrefix(name, "/")); len(name) > 1011 || !ssmParameter.MatchString(name) || strings.HasPrefix(first, "aws") || strings.HasPrefix(first, "ssm") {
 			ps.add(at, "Not a name for a parameter", "Systems Manager takes letters, digits and _.-/ and no name that begins with aws or ssm; this is %q.", name)
 		}
 		if seen[name] {
@@ -361,6 +363,17 @@ func (o *AMIOptions) checkName(ps *problems) {
 	}
 }
 
+// listOption is an option that is a list.
+type listOption struct {
+	option string
+	list   []string
+}
+
+// groups are the options that may share with everybody.
+func (o *AMIOptions) groups() []listOption {
+	return []listOption{{"ami_groups", o.AMIGroups}, {"snapshot_groups", o.SnapshotGroups}}
+}
+
 func (o *AMIOptions) checkSharing(ps *problems) {
 	for _, l := range []struct {
 		option string
@@ -379,10 +392,10 @@ func (o *AMIOptions) checkSharing(ps *problems) {
 			}
 		}
 	}
-	for option, list := range map[string][]string{"ami_groups": o.AMIGroups, "snapshot_groups": o.SnapshotGroups} {
-		for i, v := range list {
+	for _, l := range o.groups() {
+		for i, v := range l.list {
 			if v != "all" {
-				ps.add(fmt.Sprintf("%s.%d", option, i), "Unknown group", `EC2 knows only the group "all", which is everybody; this is %q.`, v)
+				ps.add(fmt.Sprintf("%s.%d", l.option, i), "Unknown group", `EC2 knows only the group "all", which is everybody; this is %q.`, v)
 			}
 		}
 	}
@@ -435,15 +448,15 @@ func (o *AMIOptions) checkEncryption(ps *problems, build string) {
 	if !o.encrypts() {
 		return
 	}
-	for option, list := range map[string][]string{"ami_groups": o.AMIGroups, "snapshot_groups": o.SnapshotGroups} {
-		if slices.Contains(list, "all") {
-			ps.add(option, "An encrypted AMI cannot be public", `EC2 does not share encrypted snapshots with "all". Remove encrypt_boot, or share with accounts.`)
+	for _, l := range o.groups() {
+		if slices.Contains(l.list, "all") {
+			ps.add(l.option, "An encrypted AMI cannot be public", `EC2 does not share encrypted snapshots with "all". Remove encrypt_boot, or share with accounts.`)
 		}
 	}
-	for option, list := range map[string][]string{
-		"ami_users": o.AMIUsers, "ami_org_arns": o.AMIOrgArns, "ami_ou_arns": o.AMIOUArns, "snapshot_users": o.SnapshotUsers,
+	for _, l := range []listOption{
+		{"ami_users", o.AMIUsers}, {"ami_org_arns", o.AMIOrgArns}, {"ami_ou_arns", o.AMIOUArns}, {"snapshot_users", o.SnapshotUsers},
 	} {
-		if len(list) == 0 {
+		if len(l.list) == 0 {
 			continue
 		}
 		for _, r := range o.targets(build) {
@@ -454,7 +467,7 @@ func (o *AMIOptions) checkEncryption(ps *problems, build string) {
 			if r == build {
 				where, what = "kms_key_id", "In the build's region"
 			}
-			ps.add(option, "Encrypted with a key that cannot be shared", "%s the snapshots are encrypted with the account's default key, which no other account can use. Set a key of your own in %s.", what, where)
+			ps.add(l.option, "Encrypted with a key that cannot be shared", "%s the snapshots are encrypted with the account's default key, which no other account can use. Set a key of your own in %s.", what, where)
 			break
 		}
 	}
@@ -601,7 +614,13 @@ func checkTag(ps *problems, at, key, value string) {
 	if key == "" {
 		ps.add(at, "A tag without a key", "Set key.")
 	}
-	if err := tagError(key, value); err != nil && !strings.Contains(key+value, "{{") {
+	if strings.Contains(key+value, "{{") {
+		if err := lateError(key, lateVars); err != nil { // values are checked with all late options
+			ps.add(at, "Invalid Go template", "The key %q cannot be rendered: %s.", key, err)
+		}
+		return
+	}
+	if err := tagError(key, value); err != nil {
 		ps.add(at, "Not a tag", "%s.", err)
 	}
 }
@@ -624,12 +643,18 @@ func tagError(key, value string) error {
 // checkLate checks the Go templates that are rendered when the source AMI is known.
 func checkLate(ps *problems, options any) {
 	config.EachLate(options, func(field config.Field, option, s string) {
-		err := render.Check(s)
-		if err == nil {
-			err = render.CheckNames(s, field.Vars, render.Env{Now: time.Now(), Clean: cleanName})
-		}
-		if err != nil {
+		if err := lateError(s, field.Vars); err != nil {
 			ps.add(option, "Invalid Go template", "%q cannot be rendered: %s.", option, err)
 		}
 	})
+}
+
+// lateVars are the values of late-rendered options.
+var lateVars = strings.Fields("BuildRegion SourceAMI SourceAMICreationDate SourceAMIName SourceAMIOwner SourceAMIOwnerName SourceAMITags")
+
+func lateError(s string, vars []string) error {
+	if err := render.Check(s); err != nil {
+		return err
+	}
+	return render.CheckNames(s, vars, render.Env{Now: time.Now(), Clean: cleanName})
 }
