@@ -6,10 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/awscloud"
@@ -67,7 +66,10 @@ func New(env *Env) *Builder {
 	return &Builder{env: env, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
 }
 
-var _ builders.Proofer = (*Builder)(nil)
+var (
+	_ builders.Proofer = (*Builder)(nil)
+	_ builders.Resumer = (*Builder)(nil)
+)
 
 // Options implements builders.Builder.
 func (b *Builder) Options() any { return &b.o }
@@ -88,7 +90,10 @@ func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Pr
 	ps = append(ps, b.o.EBSOptions.Check(region, &b.o.AMIOptions)...)
 	ps = append(ps, b.o.RunOptions.check(&b.o.Options, env.Dir)...)
 	ps = append(ps, b.o.Options.Check(env.Dir, communicator.Rules{User: true})...)
-	return ps
+	if env.Validate || b.session == nil || slices.ContainsFunc(ps, func(p config.Problem) bool { return !p.Warning }) {
+		return ps // the account is asked only about what is right by itself
+	}
+	return append(ps, b.preflight(ctx, env)...)
 }
 
 // Boot implements builders.Builder.
@@ -104,7 +109,7 @@ func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine,
 	b.run = &running{
 		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run, source: run.Type + "." + run.Source,
 		looks:  b.env.lookups(s, &b.o.Access, &b.o.RunOptions),
-		launch: func(image types.Image) []types.BlockDeviceMapping { return mappings(b.o.LaunchMappings) },
+		launch: b.o.launchMappings(s.Region),
 	}
 	return b.run.boot(ctx)
 }
@@ -167,8 +172,12 @@ func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Ar
 	if b.run == nil {
 		return nil, errors.New("there is no machine to make an AMI of")
 	}
-	if _, err := b.run.stop(ctx); err != nil {
+	if b.o.SkipCreateAMI {
+		return nil, nil
+	}
+	id, err := b.run.stop(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return nil, errors.New("the AMI side is not joined yet")
+	return b.image(ctx, run, id)
 }

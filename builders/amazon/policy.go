@@ -215,7 +215,7 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 	if o.spot() {
 		look.need("see prices and templates of spot instances", "ec2:DescribeLaunchTemplates", "ec2:DescribeFleets")
 		start.need("ask for a spot instance", "ec2:CreateFleet", "ec2:CreateLaunchTemplate")
-		own.need("remove the temporary launch template", "ec2:DeleteLaunchTemplate")
+		own.need("remove the temporary launch template and fleet", "ec2:DeleteLaunchTemplate", "ec2:DeleteFleets")
 	}
 	if o.SSHInterface == sessionManager {
 		session := scope{"SessionManager", nil, in, &p}
@@ -237,6 +237,8 @@ func (o *RunOptions) profilePolicy(region string, p *Policy) {
 		}
 		scope{"PassRole", nil, pass, p}.need("launch with iam_instance_profile; name its role in place of *", "iam:PassRole")
 	case o.TemporaryIAMInstanceProfilePolicyDocument != nil:
+		scope{"FindProfiles", nil, nil, p}.need("find profiles and roles that a bake left behind, for a sweep without the ledger",
+			"iam:ListRoles", "iam:ListRoleTags", "iam:ListInstanceProfiles", "iam:ListInstanceProfileTags")
 		scope{"TemporaryProfile", arn("instance-profile", "ingot*"), nil, p}.need("make and remove the temporary instance profile",
 			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile")
 		role := scope{"TemporaryRole", arn("role", "ingot*"), nil, p}
