@@ -239,11 +239,11 @@ func (o *RunOptions) profilePolicy(region string, p *Policy) {
 	case o.TemporaryIAMInstanceProfilePolicyDocument != nil:
 		scope{"FindProfiles", nil, nil, p}.need("find profiles and roles that a bake left behind, for a sweep without the ledger",
 			"iam:ListRoles", "iam:ListRoleTags", "iam:ListInstanceProfiles", "iam:ListInstanceProfileTags")
-		scope{"TemporaryProfile", arn("instance-profile", "ingot*"), nil, p}.need("make and remove the temporary instance profile",
+		scope{"TemporaryProfile", arn("instance-profile", "ingot/*"), nil, p}.need("make and remove the temporary instance profile",
 			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile")
-		role := scope{"TemporaryRole", arn("role", "ingot*"), nil, p}
+		role := scope{"TemporaryRole", arn("role", "ingot/*"), nil, p}
 		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole")
-		scope{"PassRole", arn("role", "ingot*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
+		scope{"PassRole", arn("role", "ingot/*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
 	}
 }
 
