@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/awscloud"
@@ -66,10 +67,7 @@ func New(env *Env) *Builder {
 	return &Builder{env: env, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
 }
 
-var (
-	_ builders.Proofer = (*Builder)(nil)
-	_ builders.Resumer = (*Builder)(nil)
-)
+var _ builders.Proofer = (*Builder)(nil)
 
 // Options implements builders.Builder.
 func (b *Builder) Options() any { return &b.o }
@@ -90,10 +88,7 @@ func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Pr
 	ps = append(ps, b.o.EBSOptions.Check(region, &b.o.AMIOptions)...)
 	ps = append(ps, b.o.RunOptions.check(&b.o.Options, env.Dir)...)
 	ps = append(ps, b.o.Options.Check(env.Dir, communicator.Rules{User: true})...)
-	if env.Validate || b.session == nil || slices.ContainsFunc(ps, func(p config.Problem) bool { return !p.Warning }) {
-		return ps // the account is asked only about what is right by itself
-	}
-	return append(ps, b.preflight(ctx, env)...)
+	return ps
 }
 
 // Boot implements builders.Builder.
@@ -109,7 +104,7 @@ func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine,
 	b.run = &running{
 		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run, source: run.Type + "." + run.Source,
 		looks:  b.env.lookups(s, &b.o.Access, &b.o.RunOptions),
-		launch: b.o.launchMappings(s.Region),
+		launch: func(image types.Image) []types.BlockDeviceMapping { return mappings(b.o.LaunchMappings) },
 	}
 	return b.run.boot(ctx)
 }
@@ -172,12 +167,8 @@ func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Ar
 	if b.run == nil {
 		return nil, errors.New("there is no machine to make an AMI of")
 	}
-	if b.o.SkipCreateAMI {
-		return nil, nil
-	}
-	id, err := b.run.stop(ctx)
-	if err != nil {
+	if _, err := b.run.stop(ctx); err != nil {
 		return nil, err
 	}
-	return b.image(ctx, run, id)
+	return nil, errors.New("the AMI side is not joined yet")
 }

@@ -558,6 +558,6 @@ func mayMakeImage(ctx context.Context, s *awscloud.Session, run *builders.Run, i
 func trimDot(err error) string { return strings.TrimSuffix(err.Error(), ".") }
 
 // preflightEnv is what functions say in strings that are rendered for the check alone.
-func preflightEnv(dir string, now time.Time) render.Env {
-	return render.Env{TemplateDir: dir, Now: now, Clean: cleanName}
+func preflightEnv(dir string) render.Env {
+	return render.Env{TemplateDir: dir, Now: time.Now(), Clean: cleanName}
 }

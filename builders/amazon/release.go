@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,12 +27,10 @@ type releaser struct {
 
 // kinds are what it can give back.
 func (r *releaser) kinds() map[string]func(context.Context, builders.Lease) error {
-	kinds := map[string]func(context.Context, builders.Lease) error{
+	return map[string]func(context.Context, builders.Lease) error{
 		leaseInstance: r.instance, leaseFleet: r.fleet, leaseTemplate: r.template, leaseProfile: r.instanceProfile,
 		leaseRole: r.role, leaseGroup: r.group, leaseKey: r.key, leaseVolume: r.volume,
 	}
-	maps.Copy(kinds, r.images())
-	return kinds
 }
 
 // finder finds the ids of what a lease names, by its tags.
