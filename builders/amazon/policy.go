@@ -185,6 +185,7 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 	look.need("find the subnet", "ec2:DescribeSubnets")
 	look.need("check the instance type", "ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings")
 	look.need("find volumes that the instance leaves behind", "ec2:DescribeVolumes")
+	look.need("find launch templates that bakes left behind (ingot sweep -source)", "ec2:DescribeLaunchTemplates")
 	if !o.VPCFilter.empty() {
 		look.need("find the VPC (vpc_filter)", "ec2:DescribeVpcs")
 	}
@@ -213,9 +214,8 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 		own.need("get the password of Windows", "ec2:GetPasswordData")
 	}
 	if o.spot() {
-		look.need("see prices and templates of spot instances", "ec2:DescribeLaunchTemplates", "ec2:DescribeFleets")
 		start.need("ask for a spot instance", "ec2:CreateFleet", "ec2:CreateLaunchTemplate")
-		own.need("remove the temporary launch template and fleet", "ec2:DeleteLaunchTemplate", "ec2:DeleteFleets")
+		own.need("remove the temporary launch template and the fleet", "ec2:DeleteLaunchTemplate", "ec2:DeleteFleets")
 	}
 	if o.SSHInterface == sessionManager {
 		session := scope{"SessionManager", nil, in, &p}
@@ -237,12 +237,11 @@ func (o *RunOptions) profilePolicy(region string, p *Policy) {
 		}
 		scope{"PassRole", nil, pass, p}.need("launch with iam_instance_profile; name its role in place of *", "iam:PassRole")
 	case o.TemporaryIAMInstanceProfilePolicyDocument != nil:
-		scope{"FindProfiles", nil, nil, p}.need("find profiles and roles that a bake left behind, for a sweep without the ledger",
-			"iam:ListRoles", "iam:ListRoleTags", "iam:ListInstanceProfiles", "iam:ListInstanceProfileTags")
 		scope{"TemporaryProfile", arn("instance-profile", "ingot/*"), nil, p}.need("make and remove the temporary instance profile",
-			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile")
+			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile", "iam:ListInstanceProfileTags")
 		role := scope{"TemporaryRole", arn("role", "ingot/*"), nil, p}
-		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole")
+		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole", "iam:ListRoleTags")
+		scope{"FindRoles", nil, nil, p}.need("find roles that bakes left behind (ingot sweep -source)", "iam:ListRoles", "iam:ListInstanceProfiles")
 		scope{"PassRole", arn("role", "ingot/*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
 	}
 }
