@@ -2,15 +2,19 @@ package main
 
 import (
 	"context"
+	"net/netip"
+	"os"
 
 	"github.com/ingotbuild/ingot/bake"
 	"github.com/ingotbuild/ingot/builders"
+	"github.com/ingotbuild/ingot/builders/amazon"
 	filebuilder "github.com/ingotbuild/ingot/builders/file"
 	nullbuilder "github.com/ingotbuild/ingot/builders/null"
 	boxbuilder "github.com/ingotbuild/ingot/builders/sandbox"
 	"github.com/ingotbuild/ingot/datasources"
 	datahttp "github.com/ingotbuild/ingot/datasources/http"
 	datanull "github.com/ingotbuild/ingot/datasources/null"
+	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/internal/sandbox"
 	"github.com/ingotbuild/ingot/internal/state"
 	"github.com/ingotbuild/ingot/postprocessors"
@@ -48,11 +52,13 @@ func components() (bake.Components, error) {
 		Wanted:   wanted,
 	}
 	versions := new(ansible.Versions)
+	aws := amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: dialGuard()}))
 	return bake.Components{
 		Builders: map[string]func() builders.Builder{
-			"file":    func() builders.Builder { return filebuilder.New() },
-			"null":    func() builders.Builder { return nullbuilder.New() },
-			"sandbox": func() builders.Builder { return boxbuilder.New(env) },
+			"amazon-ebs": func() builders.Builder { return amazon.New(aws) },
+			"file":       func() builders.Builder { return filebuilder.New() },
+			"null":       func() builders.Builder { return nullbuilder.New() },
+			"sandbox":    func() builders.Builder { return boxbuilder.New(env) },
 		},
 		Provisioners: map[string]func() provisioners.Provisioner{
 			"ansible":           func() provisioners.Provisioner { return ansible.New(versions) },
@@ -79,6 +85,15 @@ func components() (bake.Components, error) {
 			"shell-local": func() postprocessors.PostProcessor { return postshell.New() },
 		},
 	}, nil
+}
+
+// dialGuard is what clouds' APIs and machines may be connected to: with
+// INGOT_LOOPBACK_ONLY=1, as under an emulated cloud, only this host.
+func dialGuard() func(netip.AddrPort) error {
+	if os.Getenv("INGOT_LOOPBACK_ONLY") != "1" {
+		return nil
+	}
+	return awscloud.LoopbackOnly
 }
 
 // dataSources are the data sources that templates may read.

@@ -27,7 +27,7 @@ variable "region" {
 
 variable "copies" {
   type        = list(string)
-  default     = ["eu-west-1"]
+  default     = ["us-east-1"]
   description = "Further regions that are to have the AMI."
 }
 
