@@ -76,7 +76,7 @@ func TestPolicyFollowsTheOptions(t *testing.T) {
 		"deregistration_protection {\n enabled = true\n}":              {"ec2:DisableImageDeregistrationProtection", "ec2:EnableImageDeregistrationProtection"},
 		`ena_support = true`:                                           {"ec2:ModifyInstanceAttribute"},
 		`ssm_parameters = ["/x"]`:                                      {"ssm:DeleteParameter", "ssm:GetParameter", "ssm:GetParameters", "ssm:PutParameter"},
-		"fast_launch {\n enable_fast_launch = true\n}":                 {"ec2:CreateLaunchTemplate", "ec2:CreateSnapshot", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates", "ec2:EnableFastLaunch"},
+		"fast_launch {\n enable_fast_launch = true\n}":                 {"ec2:CreateLaunchTemplate", "ec2:CreateSnapshot", "ec2:DescribeLaunchTemplateVersions", "ec2:EnableFastLaunch"},
 		`encrypt_boot = true`:                                          nil,
 		"encrypt_boot = true\nkms_key_id = \"alias/x\"":                {"kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo"},
 		`tags = { a = "b" }`:                                           nil,
