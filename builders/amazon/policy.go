@@ -190,7 +190,8 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 		look.need("find the VPC (vpc_filter)", "ec2:DescribeVpcs")
 	}
 	look.need("find security groups, also those that a bake left behind", "ec2:DescribeSecurityGroups")
-	if o.InjectHostKey != nil && !*o.InjectHostKey || comm.Kind() == communicator.SSHKind {
+	forbidden := o.InjectHostKey != nil && !*o.InjectHostKey || o.MetadataOptions.off() || o.DisableStopInstance
+	if comm.Kind() == communicator.SSHKind && (forbidden || o.UserData != "" || o.UserDataFile != "") {
 		look.need("read the SSH host key from the console, where it cannot be given to the instance", "ec2:GetConsoleOutput")
 	}
 	start := scope{"Launch", nil, in, &p}
