@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -44,11 +43,11 @@ func amazonCloud(t testing.TB, o ec2.Options) (*ec2.Cloud, []string) {
 			t.Error(err)
 		}
 	})
-	return c, append(c.Env(), "INGOT_LOOPBACK_ONLY=1")
+	return c, append(c.Env(), "INGOT_EMULATED_CLOUD=50")
 }
 
-// program is ingot with an environment, in the root of the repository.
-func program(home string, env []string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+// ingotIn is ingot with an environment, in the root of the repository.
+func ingotIn(home string, env []string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(append(os.Environ(), env...), asProgram+"=1", "INGOT_HOME="+home)
@@ -57,9 +56,9 @@ func program(home string, env []string, args ...string) (*exec.Cmd, *bytes.Buffe
 	return cmd, &out
 }
 
-func must0(t testing.TB, home string, env []string, args ...string) string {
+func ingotDone(t testing.TB, home string, env []string, args ...string) string {
 	t.Helper()
-	cmd, out := program(home, env, args...)
+	cmd, out := ingotIn(home, env, args...)
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("ingot %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -97,7 +96,7 @@ func TestAmazonWeb(t *testing.T) {
 	}
 	cloud, env := amazonCloud(t, ec2.Options{})
 	home := t.TempDir()
-	out := must0(t, home, env, "build", "-var", `accounts=["111122223333"]`, "examples/amazon-web")
+	out := ingotDone(t, home, env, "build", "-var", `accounts=["111122223333"]`, "examples/amazon-web")
 	for _, want := range []string{"web: ", " passed, 0 failed", "amazon-web@v1: ", "eu-central-1: ami-", "us-east-1: ami-"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it does not say %q:\n%s", want, out)
@@ -142,7 +141,7 @@ build {
   }
 }
 `})
-	must0(t, home, env, "build", second)
+	ingotDone(t, home, env, "build", second)
 	for _, x := range amis(cloud)["us-east-1"] {
 		if x.Name == "second" {
 			if _, err := cloud.ReadFile("us-east-1", x.ID, "opt/web/second"); err != nil {
@@ -158,7 +157,9 @@ build {
 // smallAMI is a bake that makes every kind of call that a common one makes.
 const smallAMI = `
 variable "n" {}
+variable "profile" {}
 source "amazon-ebs" "small" {
+  profile       = var.profile
   region        = "us-east-1"
   instance_type = "t3.micro"
   ssh_username  = "admin"
@@ -225,23 +226,72 @@ func (p point) at(plan *fault.Plan, before func() fault.Fault, after func()) (re
 
 // faultBench bakes the same thing again and again, each time with one call gone wrong.
 type faultBench struct {
-	t     *testing.T
-	cloud *ec2.Cloud
-	env   []string
-	file  string
-	n     int
+	t       *testing.T
+	cloud   *ec2.Cloud
+	profile string
+	env     []string
+	file    string
+	n       int
 }
 
-func newFaultBench(t *testing.T) *faultBench {
-	t.Helper()
-	cloud, env := amazonCloud(t, ec2.Options{})
-	for _, kv := range env {
+// benches is how many bakes go wrong at the same time: each mostly waits.
+const benches = 4
+
+// onBenches hands the points of a bake to benches, each with a cloud of its own.
+func onBenches(t *testing.T, ways func(point) int, f func(b *faultBench, p point, way int)) {
+	var all []*faultBench
+	var profiles strings.Builder
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"small.pkr.hcl": smallAMI})
+	for i := range benches {
+		b := &faultBench{t: t, profile: fmt.Sprintf("cloud%d", i), file: filepath.Join(dir, "small.pkr.hcl")}
+		b.cloud, b.env = amazonCloud(t, ec2.Options{})
+		b.env = append(b.env, "AWS_ENDPOINT_URL=", "AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_REGION=", "AWS_DEFAULT_REGION=", "AWS_CONFIG_FILE="+filepath.Join(dir, "config"))
+		fmt.Fprintf(&profiles, "[profile %s]\nregion = us-east-1\nendpoint_url = %s\naws_access_key_id = %s\naws_secret_access_key = %s\n", b.profile, b.cloud.URL(), ec2.AccessKey, ec2.SecretKey)
+		all = append(all, b)
+	}
+	writeFiles(t, dir, map[string]string{"config": profiles.String()})
+	for _, kv := range all[0].env {
 		k, v, _ := strings.Cut(kv, "=")
 		t.Setenv(k, v)
 	}
-	file := filepath.Join(t.TempDir(), "small.pkr.hcl")
-	writeFiles(t, filepath.Dir(file), map[string]string{"small.pkr.hcl": smallAMI})
-	return &faultBench{t: t, cloud: cloud, env: env, file: file}
+	first := all[0]
+	if o := first.bake(t.Context()); o.err != nil || o.images != 2 {
+		t.Fatalf("without a fault: %+v", o)
+	}
+	first.cloud.Plan().Reset()
+	if o := first.bake(t.Context()); o.err != nil {
+		t.Fatal(o.err)
+	}
+	type job struct {
+		point
+		way int
+	}
+	var jobs []job
+	for _, p := range points(first.cloud.Plan().Calls()) {
+		for way := range ways(p) {
+			jobs = append(jobs, job{p, way})
+		}
+	}
+	next := make(chan job, len(jobs))
+	for _, j := range jobs {
+		next <- j
+	}
+	close(next)
+	t.Run("benches", func(t *testing.T) {
+		for _, b := range all {
+			t.Run(b.profile, func(t *testing.T) {
+				t.Parallel()
+				b.t = t
+				for j := range next {
+					f(b, j.point, j.way)
+					if t.Failed() {
+						t.Fatalf("at call %s #%d, way %d", j.call, j.nth, j.way)
+					}
+				}
+			})
+		}
+	})
 }
 
 // outcome is what has become of one bake.
@@ -256,7 +306,7 @@ func (b *faultBench) components() bake.Components {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	shared := awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: 2 * time.Second})
+	shared := awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: time.Second, Speed: 50})
 	env := amazon.NewEnv(shared)
 	env.Settle = 10 * time.Millisecond
 	comps.Builders["amazon-ebs"] = func() builders.Builder { return amazon.New(env) }
@@ -273,7 +323,7 @@ func (b *faultBench) bake(ctx context.Context) outcome {
 		b.t.Fatal(err)
 	}
 	defer store.Close()
-	t, diags := templates.Load(templates.Options{Path: b.file, Vars: []string{"n=" + name}})
+	t, diags := templates.Load(templates.Options{Path: b.file, Vars: []string{"n=" + name, "profile=" + b.profile}})
 	if diags.HasErrors() {
 		b.t.Fatal(diags)
 	}
@@ -343,187 +393,160 @@ func (b *faultBench) judge(name string, o outcome, store registry.Store, said fm
 	return o
 }
 
+// looks says of a call that it changes nothing, so that its answer is all that
+// can be lost.
+func (p point) looks() bool {
+	return strings.Contains(p.call, " Describe") || strings.Contains(p.call, " Get")
+}
+
 // Every call of a bake goes wrong in every way. Whatever becomes of the bake,
 // nothing temporary is left, and what is finished is known.
 func TestAmazonFaults(t *testing.T) {
-	b := newFaultBench(t)
-	if o := b.bake(t.Context()); o.err != nil || o.images != 2 {
-		t.Fatalf("without a fault: %+v", o)
-	}
-	b.cloud.Plan().Reset()
-	if o := b.bake(t.Context()); o.err != nil {
-		t.Fatal(o.err)
-	}
-	calls := points(b.cloud.Plan().Calls())
-	tried, failed := 0, 0
-	for _, p := range calls {
-		for _, f := range fault.All() {
-			reached := p.at(b.cloud.Plan(), func() fault.Fault { return f }, nil)
-			o := b.bake(t.Context())
-			if !reached() {
-				continue // an order that is left to chance
-			}
-			tried++
-			if o.err != nil {
-				failed++
-			}
-			if f != fault.Refuse && o.err != nil {
-				t.Errorf("%s, %s #%d: one fault that can be healed ends the bake: %v", f, p.call, p.nth, o.err)
-			}
-			if t.Failed() {
-				t.Fatalf("at %s of call %s #%d", f, p.call, p.nth)
-			}
+	faults := func(p point) []fault.Fault {
+		if p.looks() {
+			return []fault.Fault{fault.Refuse, fault.Fail, fault.Throttle, fault.Hang}
 		}
+		return fault.All()
 	}
-	t.Logf("%d points: each of %d calls gone wrong in %d ways; %d bakes failed by it, and nothing was left", tried, len(calls), len(fault.All()), failed)
+	var tried, failed atomic.Int32
+	onBenches(t, func(p point) int { return len(faults(p)) }, func(b *faultBench, p point, way int) {
+		f := faults(p)[way]
+		reached := p.at(b.cloud.Plan(), func() fault.Fault { return f }, nil)
+		o := b.bake(b.t.Context())
+		if !reached() {
+			return // the order is left to chance
+		}
+		tried.Add(1)
+		if o.err != nil {
+			failed.Add(1)
+		}
+		if f != fault.Refuse && o.err != nil {
+			b.t.Errorf("%s: one fault that can be healed ends the bake: %v", f, o.err)
+		}
+	})
+	t.Logf("%d points: every call gone wrong in up to %d ways; %d bakes failed by it, and nothing was left", tried.Load(), len(fault.All()), failed.Load())
 }
 
 // Ctrl-C before and after each call: everything is given back.
 func TestAmazonInterrupts(t *testing.T) {
-	b := newFaultBench(t)
-	b.cloud.Plan().Reset()
-	if o := b.bake(t.Context()); o.err != nil {
-		t.Fatal(o.err)
-	}
-	tried := 0
-	for _, p := range points(b.cloud.Plan().Calls()) {
-		for _, late := range []bool{false, true} {
-			ctx, cancel := context.WithCancel(t.Context())
-			stop := func() { cancel() }
-			before := func() fault.Fault {
-				if !late {
-					stop()
-				}
-				return fault.None
+	var tried atomic.Int32
+	onBenches(t, func(point) int { return 2 }, func(b *faultBench, p point, way int) {
+		ctx, cancel := context.WithCancel(b.t.Context())
+		defer cancel()
+		reached := p.at(b.cloud.Plan(), func() fault.Fault {
+			if way == 0 {
+				cancel()
 			}
-			if !late {
-				stop = cancel
+			return fault.None
+		}, func() {
+			if way == 1 {
+				cancel()
 			}
-			reached := p.at(b.cloud.Plan(), before, func() {
-				if late {
-					cancel()
-				}
-			})
-			o := b.bake(ctx)
-			cancel()
-			if reached() {
-				tried++
-			}
-			// After the last region is settled there is nothing to cancel any more.
-			if t.Failed() {
-				t.Fatalf("interrupted at call %s #%d, late %v: %+v", p.call, p.nth, late, o)
-			}
+		})
+		b.bake(ctx)
+		if reached() {
+			tried.Add(1)
 		}
-	}
-	t.Logf("%d points: interrupted before and after every call, and nothing was left", tried)
+	})
+	t.Logf("%d points: interrupted before and after every call, and nothing was left", tried.Load())
 }
-
-var resumeID = regexp.MustCompile("ingot resume ([0-9a-f]+)")
 
 // kill -9 before and after each call: sweep gives back what is temporary, and
 // resume finishes the image that was begun.
 func TestAmazonKills(t *testing.T) {
-	b := newFaultBench(t)
-	run := func(home, n string, args ...string) (string, error) {
-		cmd, out := program(home, b.env, args...)
-		err := cmd.Run()
-		return out.String(), err
-	}
-	home := t.TempDir()
-	b.cloud.Plan().Reset()
-	if out, err := run(home, "", "build", "-var", "n=first", b.file); err != nil {
-		t.Fatal(err, out)
-	}
-	calls := points(b.cloud.Plan().Calls())
-	tried, resumed := 0, 0
-	for i, p := range calls {
-		for _, late := range []bool{false, true} {
-			name := fmt.Sprintf("k%d%v", i, late)
-			home := t.TempDir()
-			cmd, out := program(home, b.env, "build", "-var", "n="+name, b.file)
-			kill := func() { _ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL) }
-			begun := atomic.Bool{} // the first image is being made
-			reached := p.at(b.cloud.Plan(), func() fault.Fault {
-				if !late {
-					kill()
-					return fault.Cut
-				}
-				return fault.None
-			}, func() {
-				if late {
-					kill()
-				}
-			})
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+	var tried, resumed atomic.Int32
+	onBenches(t, func(point) int { return 2 }, func(b *faultBench, p point, late int) {
+		b.n++
+		name := fmt.Sprintf("k%d", b.n)
+		home := b.t.TempDir()
+		cmd, out := ingotIn(home, b.env, "build", "-var", "n="+name, "-var", "profile="+b.profile, b.file)
+		kill := func() { _ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL) }
+		var begun atomic.Bool // the image
+		reached := p.at(b.cloud.Plan(), func() fault.Fault {
+			if late == 0 {
+				kill()
+				return fault.Cut
 			}
-			err := cmd.Wait()
-			for _, c := range b.cloud.Plan().Calls() {
-				if c.Action == "CreateImage" && (late || c.String() != p.call) {
-					begun.Store(true)
-				}
+			return fault.None
+		}, func() {
+			if late == 1 {
+				kill()
 			}
-			b.cloud.Plan().Decide(nil)
-			b.cloud.Plan().Done(nil)
-			if !reached() {
-				continue
-			}
-			tried++
-			said := &strings.Builder{}
+		})
+		if err := cmd.Run(); err == nil && reached() {
+			return // it had done all that it had to
+		}
+		b.cloud.Plan().Decide(nil)
+		b.cloud.Plan().Done(nil)
+		begun.Store(len(imagesNamed(b.cloud, "small-"+name)) > 0)
+		if !reached() {
+			return
+		}
+		tried.Add(1)
+		said := &strings.Builder{}
+		fmt.Fprintln(said, out)
+		run := func(verb string) (string, error) {
+			cmd, out := ingotIn(home, b.env, verb)
+			err := cmd.Run()
 			fmt.Fprintln(said, out)
-			swept, serr := run(home, "", "sweep")
-			fmt.Fprintln(said, swept)
-			rout, rerr := run(home, "", "resume")
-			fmt.Fprintln(said, rout)
-			if !strings.Contains(rout, "Nothing to resume") {
-				resumed++
-			}
-			store, oerr := registry.Open(t.Context(), filepath.Join(home, "registry.db"))
-			if oerr != nil {
-				t.Fatal(oerr)
-			}
-			o := b.judge(name, outcome{err: errors.Join(err, serr)}, store, said)
-			store.Close()
-			if serr != nil {
-				t.Errorf("sweep: %v\n%s", serr, said)
-			}
-			if begun.Load() && (o.images != 2 || rerr != nil) {
-				t.Errorf("the image had been begun, and %d regions have it; resume: %v\n%s", o.images, rerr, said)
-			}
-			if t.Failed() {
-				t.Fatalf("killed at call %s #%d, late %v", p.call, p.nth, late)
-			}
+			return out.String(), err
+		}
+		_, serr := run("sweep")
+		rout, rerr := run("resume")
+		if !strings.Contains(rout, "Nothing to resume") {
+			resumed.Add(1)
+		}
+		store, err := registry.Open(b.t.Context(), filepath.Join(home, "registry.db"))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		defer store.Close()
+		o := b.judge(name, outcome{err: serr}, store, said)
+		if serr != nil || begun.Load() && (o.images != 2 || rerr != nil) {
+			b.t.Errorf("begun: %v, and %d regions have the image; sweep: %v, resume: %v\n%s", begun.Load(), o.images, serr, rerr, said)
+		}
+	})
+	t.Logf("%d points: killed before and after every call; sweep left nothing, and %d images were finished by resume", tried.Load(), resumed.Load())
+}
+
+func imagesNamed(c *ec2.Cloud, name string) (all []ec2.Thing) {
+	for _, x := range c.Left() {
+		if x.Kind == "image" && x.Name == name {
+			all = append(all, x)
 		}
 	}
-	t.Logf("%d points: killed before and after every call; sweep left nothing, and %d images were finished by resume", tried, resumed)
+	return all
 }
 
 // A runner that vanished with its ledger leaves what the tags tell.
 func TestAmazonSweepBySource(t *testing.T) {
-	b := newFaultBench(t)
-	p := point{"ec2 CreateImage in us-east-1", 1}
-	cmd, out := program(t.TempDir(), b.env, "build", "-var", "n=lost", b.file)
-	reached := p.at(b.cloud.Plan(), func() fault.Fault {
+	cloud, env := amazonCloud(t, ec2.Options{})
+	dir := t.TempDir()
+	file := filepath.Join(dir, "small.pkr.hcl")
+	writeFiles(t, dir, map[string]string{"small.pkr.hcl": smallAMI})
+	p := point{"ec2 CreateImage in us-east-1", 2} // the first is a dry run
+	cmd, out := ingotIn(t.TempDir(), env, "build", "-var", "n=lost", "-var", "profile=", file)
+	reached := p.at(cloud.Plan(), func() fault.Fault {
 		_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
 		return fault.Cut
 	}, nil)
 	if err := cmd.Run(); err == nil || !reached() {
 		t.Fatalf("not killed: %v\n%s", err, out)
 	}
-	b.cloud.Plan().Decide(nil)
-	if left := leftovers(b.cloud); !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "instance ") }) {
+	cloud.Plan().Decide(nil)
+	if left := leftovers(cloud); !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "instance ") }) {
 		t.Fatalf("left in the cloud: %q", left)
 	}
 	elsewhere := t.TempDir()
-	args := []string{"sweep", "-source", "amazon-ebs.small", "-var", "n=x"}
-	if said := must0(t, elsewhere, b.env, append(args, "-older-than", "2h", b.file)...); !strings.Contains(said, "Nothing to sweep") {
+	args := []string{"sweep", "-source", "amazon-ebs.small", "-var", "n=x", "-var", "profile="}
+	if said := ingotDone(t, elsewhere, env, append(args, "-older-than", "2h", file)...); !strings.Contains(said, "Nothing to sweep") {
 		t.Errorf("what is young was swept:\n%s", said)
 	}
-	if said := must0(t, elsewhere, b.env, append(args, "-older-than", "1ms", "-dry-run", b.file)...); !strings.Contains(said, "would give back instance") {
+	if said := ingotDone(t, elsewhere, env, append(args, "-older-than", "1ms", "-dry-run", file)...); !strings.Contains(said, "would give back instance") {
 		t.Errorf("the dry run says\n%s", said)
 	}
-	said := must0(t, elsewhere, b.env, append(args, "-older-than", "1ms", b.file)...)
-	if left := leftovers(b.cloud); len(left) > 0 {
+	said := ingotDone(t, elsewhere, env, append(args, "-older-than", "1ms", file)...)
+	if left := leftovers(cloud); len(left) > 0 {
 		t.Errorf("left in the cloud: %q after\n%s", left, said)
 	}
 }

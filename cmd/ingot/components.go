@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
-	"net/netip"
+	"fmt"
 	"os"
+	"strconv"
+	"time"
 
 	"github.com/ingotbuild/ingot/bake"
 	"github.com/ingotbuild/ingot/builders"
@@ -52,7 +54,14 @@ func components() (bake.Components, error) {
 		Wanted:   wanted,
 	}
 	versions := new(ansible.Versions)
-	aws := amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: dialGuard()}))
+	clouds, err := cloudOptions()
+	if err != nil {
+		return bake.Components{}, err
+	}
+	aws := amazon.NewEnv(awscloud.NewShared(clouds))
+	if clouds.Speed > 0 {
+		aws.Settle = time.Duration(float64(aws.Settle) / clouds.Speed)
+	}
 	return bake.Components{
 		Builders: map[string]func() builders.Builder{
 			"amazon-ebs": func() builders.Builder { return amazon.New(aws) },
@@ -87,13 +96,19 @@ func components() (bake.Components, error) {
 	}, nil
 }
 
-// dialGuard is what clouds' APIs and machines may be connected to: with
-// INGOT_LOOPBACK_ONLY=1, as under an emulated cloud, only this host.
-func dialGuard() func(netip.AddrPort) error {
-	if os.Getenv("INGOT_LOOPBACK_ONLY") != "1" {
-		return nil
+// cloudOptions are how clouds are reached. With INGOT_EMULATED_CLOUD=SPEED they
+// are emulated on this host: nothing but loopback is connected to, and what they
+// do takes so much less time than really.
+func cloudOptions() (awscloud.Options, error) {
+	text := os.Getenv("INGOT_EMULATED_CLOUD")
+	if text == "" {
+		return awscloud.Options{}, nil
 	}
-	return awscloud.LoopbackOnly
+	speed, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(speed > 0) {
+		return awscloud.Options{}, fmt.Errorf("INGOT_EMULATED_CLOUD is %q: it is how much faster than Amazon's the emulated cloud is, such as 1", text)
+	}
+	return awscloud.Options{Guard: awscloud.LoopbackOnly, Speed: speed}, nil
 }
 
 // dataSources are the data sources that templates may read.

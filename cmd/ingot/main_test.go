@@ -6,7 +6,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/ingotbuild/ingot/internal/sandbox"
 	"github.com/ingotbuild/ingot/internal/userns"
 )
 
@@ -14,7 +13,7 @@ import (
 const asProgram = "INGOT_TEST_MAIN"
 
 func TestMain(m *testing.M) {
-	sandbox.Reexec(packingTasks())
+	reexec()
 	userns.Reexec()
 	if os.Getenv(asProgram) != "" {
 		main()

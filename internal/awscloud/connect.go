@@ -33,6 +33,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	ststypes "github.com/aws/aws-sdk-go-v2/service/sts/types"
+	"github.com/aws/smithy-go/logging"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -195,6 +196,7 @@ func (s *Shared) connect(ctx context.Context, a Access) (*Session, error) {
 		// AWS_MAX_ATTEMPTS bounds our waits, and not the tries of the SDK, which would read it too.
 		awsconfig.WithRetryMaxAttempts(attempts),
 		awsconfig.WithAppID("ingot"),
+		awsconfig.WithLogger(logging.Nop{}), // it writes to the terminal that a report is drawn on
 		awsconfig.WithAssumeRoleCredentialOptions(func(o *stscreds.AssumeRoleOptions) {
 			o.TokenProvider = func() (string, error) {
 				if a.MFACode == "" {
