@@ -5,10 +5,12 @@ package ec2_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -260,6 +262,10 @@ func TestBake(t *testing.T) {
 // reached says whether a connection to an instance's SSH server brings a banner.
 func reached(t *testing.T, host string) bool {
 	t.Helper()
+	return banner(host)
+}
+
+func banner(host string) bool {
 	c, err := net.Dial("tcp", net.JoinHostPort(host, "22"))
 	if err != nil {
 		return false
@@ -268,4 +274,61 @@ func reached(t *testing.T, host string) bool {
 	b := make([]byte, 4)
 	n, _ := io.ReadFull(c, b)
 	return n == 4 && string(b) == "SSH-"
+}
+
+// BenchmarkFifty launches fifty machines side by side, waits until each answers
+// over SSH, and images and terminates them: what the emulator itself costs.
+func BenchmarkFifty(b *testing.B) {
+	sandboxtest.Need(b)
+	c, err := ec2.New(ec2.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	cl, ctx := client(c, "us-east-1"), b.Context()
+	images, err := cl.DescribeImages(ctx, &awsec2.DescribeImagesInput{Owners: []string{"136693071363"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g, err := cl.CreateSecurityGroup(ctx, &awsec2.CreateSecurityGroupInput{GroupName: aws.String("g"), Description: aws.String("d")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := cl.AuthorizeSecurityGroupIngress(ctx, &awsec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, CidrIp: aws.String("127.0.0.0/8"), IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22)}); err != nil {
+		b.Fatal(err)
+	}
+	for n := 0; b.Loop(); n++ {
+		var all sync.WaitGroup
+		for m := range 50 {
+			all.Go(func() {
+				out, err := cl.RunInstances(ctx, &awsec2.RunInstancesInput{ImageId: images.Images[0].ImageId, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SecurityGroupIds: []string{*g.GroupId}})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				id := *out.Instances[0].InstanceId
+				for {
+					d, err := cl.DescribeInstances(ctx, &awsec2.DescribeInstancesInput{InstanceIds: []string{id}})
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if a := d.Reservations[0].Instances[0].PublicIpAddress; a != nil && banner(*a) {
+						break
+					}
+					time.Sleep(100 * time.Millisecond) // a poll
+				}
+				if _, err := cl.CreateImage(ctx, &awsec2.CreateImageInput{InstanceId: &id, Name: aws.String(fmt.Sprintf("image %d %d", n, m)), NoReboot: aws.Bool(true)}); err != nil {
+					b.Error(err)
+				}
+				if _, err := cl.TerminateInstances(ctx, &awsec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	for _, err := range c.Problems() {
+		b.Error(err)
+	}
 }

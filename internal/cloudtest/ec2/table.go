@@ -24,6 +24,7 @@ type item struct {
 	seq    int64 // the order of creation
 	misses int   // looks that still do not find it
 	first  bool  // there from the beginning
+	known  bool  // seen at once, with what it belongs to
 }
 
 func (i *item) base() *item { return i }
@@ -118,7 +119,7 @@ func (kd kind) notFound(ids ...string) error {
 
 // visible says whether the cloud's parts have heard of i yet. look counts as a look at it.
 func (k *call) visible(i *item, look bool) bool {
-	if i.first {
+	if i.first || i.known {
 		return true
 	}
 	if k.now().Before(i.born.Add(k.real(k.o.Consistency.Delay))) {
