@@ -155,32 +155,34 @@ func base(t *testing.T, cl *awsec2.Client) types.Image {
 // run runs a command in an instance over SSH.
 func run(t *testing.T, host, user, key, command string) string {
 	t.Helper()
+	out, err := try(t, host, user, key, command)
+	if err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	return out
+}
+
+// try is run for a command that may fail. That the instance is reached it waits for.
+func try(t *testing.T, host, user, key, command string) (string, error) {
+	t.Helper()
 	signer := must(ssh.ParsePrivateKey([]byte(key)))(t)
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		t.Fatalf("%q is no loopback address", host)
 	}
-	var out []byte
+	var c *ssh.Client
 	eventually(t, "SSH to "+host, func() (bool, error) {
-		c, err := ssh.Dial("tcp", net.JoinHostPort(host, "22"), &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second})
-		if err != nil {
-			if strings.Contains(err.Error(), "unable to authenticate") {
-				t.Log(err)
-			}
-			return false, nil
-		}
-		defer c.Close()
-		s, err := c.NewSession()
-		if err != nil {
-			return false, err
-		}
-		defer s.Close()
-		out, err = s.CombinedOutput(command)
-		if err != nil {
-			return false, errors.New(err.Error() + ": " + string(out))
-		}
-		return true, nil
+		var err error
+		c, err = ssh.Dial("tcp", net.JoinHostPort(host, "22"), &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second})
+		return err == nil, nil
 	})
-	return strings.TrimSpace(string(out))
+	defer c.Close()
+	s, err := c.NewSession()
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	out, err := s.CombinedOutput(command)
+	return strings.TrimSpace(string(out)), err
 }
 
 // openGroup is a group that admits this host to port 22.
