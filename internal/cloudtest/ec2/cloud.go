@@ -120,6 +120,7 @@ type Cloud struct {
 	stores   map[string]*store // S3 buckets
 	contents []*content        // of base images
 	problems []error
+	baseline map[string]bool
 }
 
 // identity is who an access key belongs to.
@@ -263,11 +264,24 @@ func (c *Cloud) spaceOf(account, region string) (*space, error) {
 	if s := c.spaces[account+"/"+region]; s != nil {
 		return s, nil
 	}
-	s := &space{region: region, account: account, vpcs: newTable[*vpc](kindVPC), subnets: newTable[*subnet](kindSubnet), groups: newTable[*group](kindGroup),
-		keyPairs: newTable[*keyPair](kindKey), images: newTable[*image](kindImage), snapshots: newTable[*snapshot](kindSnapshot), volumes: newTable[*volume](kindVolume),
-		instances: newTable[*instance](kindInstance), interfaces: newTable[*netInterface](kindInterface), templates: newTable[*launchTemplate](kindTemplate),
-		fleets: newTable[*fleet](kindFleet), spots: newTable[*spotRequest](kindSpot), imports: newTable[*importTask](kindImport),
-		parameters: map[string]*parameter{}, secrets: map[string]*secret{}, kmsKeys: map[string]*kmsKey{}, kmsAliases: map[string]string{}, sessions: map[string]*ssmSession{}}
+	l := timeline{{c.now(), ""}}
+	s := &space{
+		region: region, account: account,
+		vpcs:       newTable(kindVPC, &vpc{}),
+		subnets:    newTable(kindSubnet, &subnet{}),
+		groups:     newTable(kindGroup, &group{}),
+		keyPairs:   newTable(kindKey, &keyPair{}),
+		images:     newTable(kindImage, &image{line: l, mappings: []mapping{{}}}),
+		snapshots:  newTable(kindSnapshot, &snapshot{line: l}),
+		volumes:    newTable(kindVolume, &volume{line: l}),
+		instances:  newTable(kindInstance, &instance{line: l, image: &image{}, space: &space{}}),
+		interfaces: newTable(kindInterface, &netInterface{instance: &instance{}}),
+		templates:  newTable(kindTemplate, &launchTemplate{}),
+		fleets:     newTable(kindFleet, &fleet{}),
+		spots:      newTable(kindSpot, &spotRequest{}),
+		imports:    newTable(kindImport, &importTask{line: l}),
+		parameters: map[string]*parameter{}, secrets: map[string]*secret{}, kmsKeys: map[string]*kmsKey{}, kmsAliases: map[string]string{}, sessions: map[string]*ssmSession{},
+	}
 	was := c.started
 	c.started = false // a default VPC has always been there
 	c.addDefaultVPC(s)
@@ -425,6 +439,13 @@ func (c *Cloud) SetThrottle(action string, b Bucket) {
 	m[action] = b
 	c.o.Throttle = m
 	clear(c.buckets)
+}
+
+// SetDurations changes how long things take from now on.
+func (c *Cloud) SetDurations(d Durations) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Durations = d
 }
 
 // The names of quotas, for SetQuota.

@@ -62,6 +62,9 @@ func (m mapping) request() blockDeviceMapping {
 	if l := volumeLimits[m.ebs.kind]; l.maxIOPS > 0 && m.ebs.iops > 0 {
 		e.Iops = ptr(m.ebs.iops)
 	}
+	if m.ebs.encrypted && m.ebs.snapshot == "" {
+		e.Encrypted, e.KmsKeyId = ptr(true), m.ebs.key
+	}
 	if m.ebs.kind == "gp3" && m.ebs.throughput > 0 {
 		e.Throughput = ptr(m.ebs.throughput)
 	}
@@ -738,7 +741,7 @@ func (k *call) describeImages(in *describeImagesRequest) (*describeImagesRespons
 	if len(in.ImageId) > 0 && in.MaxResults != nil {
 		return nil, combination("The parameter imageIdsSet cannot be used with the parameter maxResults")
 	}
-	list, err := findIn(k, kindImage, in.ImageId, in.Filter, k.seenImage, func() []*image {
+	list, err := k.images.findIn(k, in.ImageId, in.Filter, k.seenImage, func() []*image {
 		var all []*image
 		for _, sp := range k.here(k.regionName) {
 			for _, i := range sp.images.all() {
