@@ -53,7 +53,7 @@ func newCloud(t *testing.T, o ec2.Options) *cloud {
 		name, value, _ := strings.Cut(v, "=")
 		t.Setenv(name, value)
 	}
-	x := &cloud{Cloud: c, t: t, env: NewEnv(awscloud.NewShared(awscloud.LoopbackOnly)), access: awscloud.Access{Region: testRegions[0], MaxRetries: 2}}
+	x := &cloud{Cloud: c, t: t, env: NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: 2 * time.Second, Speed: 50})), access: awscloud.Access{Region: testRegions[0], MaxRetries: 2}}
 	x.env.Settle = time.Second
 	if x.session, err = x.env.Shared.Connect(t.Context(), &x.access); err != nil {
 		t.Fatal(err)
@@ -140,13 +140,6 @@ func (c *cloud) wantNothing(what string) {
 	}
 }
 
-func tagMap(tags []types.Tag) map[string]string {
-	m := map[string]string{}
-	for _, t := range tags {
-		m[aws.ToString(t.Key)] = aws.ToString(t.Value)
-	}
-	return m
-}
 
 // memory is a ledger that outlives the process that a test lets die.
 type memory struct {

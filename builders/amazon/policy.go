@@ -190,7 +190,8 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 		look.need("find the VPC (vpc_filter)", "ec2:DescribeVpcs")
 	}
 	look.need("find security groups, also those that a bake left behind", "ec2:DescribeSecurityGroups")
-	if o.InjectHostKey != nil && !*o.InjectHostKey || comm.Kind() == communicator.SSHKind {
+	forbidden := o.InjectHostKey != nil && !*o.InjectHostKey || o.MetadataOptions.off() || o.DisableStopInstance
+	if comm.Kind() == communicator.SSHKind && (forbidden || o.UserData != "" || o.UserDataFile != "") {
 		look.need("read the SSH host key from the console, where it cannot be given to the instance", "ec2:GetConsoleOutput")
 	}
 	start := scope{"Launch", nil, in, &p}
@@ -237,12 +238,12 @@ func (o *RunOptions) profilePolicy(region string, p *Policy) {
 		}
 		scope{"PassRole", nil, pass, p}.need("launch with iam_instance_profile; name its role in place of *", "iam:PassRole")
 	case o.TemporaryIAMInstanceProfilePolicyDocument != nil:
-		scope{"TemporaryProfile", arn("instance-profile", "ingot*"), nil, p}.need("make and remove the temporary instance profile",
+		scope{"TemporaryProfile", arn("instance-profile", "ingot/*"), nil, p}.need("make and remove the temporary instance profile",
 			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile", "iam:ListInstanceProfileTags")
-		role := scope{"TemporaryRole", arn("role", "ingot*"), nil, p}
+		role := scope{"TemporaryRole", arn("role", "ingot/*"), nil, p}
 		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole", "iam:ListRoleTags")
 		scope{"FindRoles", nil, nil, p}.need("find roles that bakes left behind (ingot sweep -source)", "iam:ListRoles", "iam:ListInstanceProfiles")
-		scope{"PassRole", arn("role", "ingot*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
+		scope{"PassRole", arn("role", "ingot/*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
 	}
 }
 

@@ -41,6 +41,7 @@ func everyPolicy(t *testing.T) Policy {
 	spot.TemporaryIAMInstanceProfilePolicyDocument = &PolicyDocument{}
 	spot.DecodeAuthorizationMessages = true
 	spot.AssumeRole = &awscloud.AssumeRole{RoleARN: "arn:aws:iam::123456789012:role/x"}
+	spot.UserData = "#!/bin/sh"
 	windows := ebsOptions(t, everyOption)
 	windows.Communicator, windows.IAMInstanceProfile = communicator.WinRMKind, "profile"
 	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), windows.AMIOptions.policy("eu-west-1", false))
@@ -51,8 +52,8 @@ func TestPolicyIsTheLeast(t *testing.T) {
 	want := []string{
 		"ec2:AuthorizeSecurityGroupIngress", "ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateTags", "ec2:DeleteKeyPair", "ec2:DeleteSecurityGroup",
 		"ec2:DeleteSnapshot", "ec2:DeleteVolume", "ec2:DeregisterImage", "ec2:DescribeImages", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes",
-		"ec2:DescribeInstances", "ec2:DescribeKeyPairs", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeSubnets", "ec2:DescribeVolumes",
-		"ec2:DescribeVpcs", "ec2:GetConsoleOutput", "ec2:ImportKeyPair", "ec2:RunInstances", "ec2:StopInstances", "ec2:TerminateInstances",
+		"ec2:DescribeInstances", "ec2:DescribeKeyPairs", "ec2:DescribeLaunchTemplates", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeSubnets", "ec2:DescribeVolumes",
+		"ec2:DescribeVpcs", "ec2:ImportKeyPair", "ec2:RunInstances", "ec2:StopInstances", "ec2:TerminateInstances",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("a plain bake is allowed\n%q\nwant\n%q", got, want)
