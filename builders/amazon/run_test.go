@@ -71,7 +71,7 @@ func TestRunOptionsCheck(t *testing.T) {
 		"source_ami_filter {\nfilters = { name = \"x\" }\n}":                                     "source_ami_filter.owners",
 		"source_ami_filter {\nowners = [\"self\"]\nfilters = { name = \"a\\\"b\" }\n}":           "source_ami_filter.filters",
 		"run_tags = { \"ingot:build\" = \"x\" }":                                                 "run_tags.ingot:build",
-		"run_tags = { a = \"{{ .Nothing }}\" }":                                                  "run_tags",
+		"run_tags = { a = \"{{ .Nothing }}\" }":                                                  "run_tags.a",
 		"run_tags = { a = \"{{ .SourceAMIName }}\" }":                                            "",
 		"temporary_iam_instance_profile_policy_document {\n}":                                    "temporary_iam_instance_profile_policy_document",
 		"temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Maybe\"\nAction = [\"a\"]\nResource = [\"*\"]\n}\n}": "temporary_iam_instance_profile_policy_document.Statement.0.Effect",
