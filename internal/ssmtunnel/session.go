@@ -380,6 +380,11 @@ func (s *session) handshake(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-s.ready:
+		// The agent says that the handshake is complete a moment before it takes
+		// it for complete, and what comes in between it acknowledges and drops.
+		if !sleep(ctx, s.cfg.Settle) {
+			return context.Cause(ctx)
+		}
 		return nil
 	case <-s.ch.Done():
 		return s.ch.Err()

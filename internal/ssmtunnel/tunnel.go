@@ -54,6 +54,8 @@ type Config struct {
 	// five times as much; 0: one second. Handshake is how long the agent may
 	// take for its part of it; 0: 30 seconds.
 	Retry, Handshake time.Duration
+	// Settle is the pause between handshake and first data; 0: 100 milliseconds.
+	Settle time.Duration
 	// Ping is how often an idle WebSocket is tried; 0: 30 seconds.
 	Ping time.Duration
 }
@@ -79,6 +81,9 @@ func Open(ctx context.Context, cfg Config) (*Tunnel, error) {
 	}
 	if cfg.Handshake == 0 {
 		cfg.Handshake = 30 * time.Second
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = 100 * time.Millisecond
 	}
 	if cfg.Ping == 0 {
 		cfg.Ping = 30 * time.Second

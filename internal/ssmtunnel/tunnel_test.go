@@ -84,7 +84,7 @@ func newWorld(t *testing.T, o ssmtest.Options, serve func(net.Conn)) *world {
 	})
 	var mu sync.Mutex
 	w.cfg = Config{
-		Client: client, Target: target, Port: 22, Retry: time.Millisecond, HTTP: &http.Client{Transport: transport},
+		Client: client, Target: target, Port: 22, Retry: time.Millisecond, Settle: time.Millisecond, HTTP: &http.Client{Transport: transport},
 		Events: event.Scope{Sink: event.Func(func(e event.Event) {
 			mu.Lock()
 			defer mu.Unlock()
