@@ -1,0 +1,222 @@
+package awscloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// Pace is how long and how often one kind of thing is waited for.
+type Pace struct {
+	// First is when to look for the first time. Then the time between two looks
+	// is Min at first, a tenth of the time waited so far later, and never more
+	// than Cap, each a little more or less by chance.
+	First, Min, Cap time.Duration
+	// Timeout is how long to wait, where neither aws_polling nor the
+	// environment says it.
+	Timeout time.Duration
+	// Grace is how long after the wait began the thing may be unknown to the cloud.
+	Grace time.Duration
+}
+
+// The paces of what bakes wait for.
+var (
+	InstancePace = Pace{First: time.Second, Min: time.Second, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	VolumePace   = Pace{First: time.Second, Min: time.Second, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	ImagePace    = Pace{First: 5 * time.Second, Min: 1500 * time.Millisecond, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	SnapshotPace = Pace{First: 5 * time.Second, Min: 1500 * time.Millisecond, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	// ShortPace is for what takes moments: a name that spreads, a dependency that goes.
+	ShortPace = Pace{First: 500 * time.Millisecond, Min: 500 * time.Millisecond, Cap: 5 * time.Second, Timeout: 5 * time.Minute, Grace: time.Minute}
+)
+
+// next is the time to the next look, after the given time of waiting.
+func (p Pace) next(waited time.Duration) time.Duration {
+	d := min(max(p.Min, waited/10), p.Cap)
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// polling is what the user says of all waits.
+type polling struct {
+	delay    time.Duration // 0: as the pace has it
+	attempts int           // 0: not said
+	timeout  time.Duration // 0: not said
+}
+
+// packerDelay is what an attempt counts as where no delay is set.
+const packerDelay = 15 * time.Second
+
+func readPolling(p *Polling, env func(string) string) (polling, error) {
+	number := func(name string, given int) (int, error) {
+		s := env(name)
+		if given != 0 || s == "" {
+			return given, nil
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("%s is %q in the environment: it is a number of 0 or more", name, s)
+		}
+		return n, nil
+	}
+	if p == nil {
+		p = &Polling{}
+	}
+	delay, err1 := number("AWS_POLL_DELAY_SECONDS", p.DelaySeconds)
+	attempts, err2 := number("AWS_MAX_ATTEMPTS", p.MaxAttempts)
+	timeout, err3 := number("AWS_TIMEOUT_SECONDS", 0)
+	if attempts > 0 {
+		timeout = 0
+	}
+	return polling{time.Duration(delay) * time.Second, attempts, time.Duration(timeout) * time.Second}, errors.Join(err1, err2, err3)
+}
+
+// apply is the pace as the user wants it, and what to change for a longer wait.
+func (q polling) apply(p Pace) (Pace, string) {
+	option := "aws_polling { max_attempts } or AWS_MAX_ATTEMPTS, which count 15 seconds each"
+	if q.delay > 0 {
+		p.Cap = q.delay
+		p.Min, p.First = min(p.Min, q.delay), min(p.First, q.delay)
+		option = fmt.Sprintf("aws_polling { max_attempts } or AWS_MAX_ATTEMPTS, which count %v each", q.delay)
+	}
+	switch {
+	case q.attempts > 0:
+		d := q.delay
+		if d == 0 {
+			d = packerDelay
+		}
+		p.Timeout = time.Duration(q.attempts) * d
+	case q.timeout > 0:
+		p.Timeout, option = q.timeout, "AWS_TIMEOUT_SECONDS"
+	}
+	return p, option
+}
+
+// Wait is something to wait for.
+type Wait struct {
+	// What completes "waited one minute for": "instance i-1 to stop".
+	What string
+	Pace Pace // zero: ShortPace
+	// Timeout, when it is not 0, takes the place of the pace's and of the user's.
+	Timeout time.Duration
+	// Option says what changes Timeout.
+	Option string
+	// First, when it is not 0, takes the place of the pace's; negative: look at once.
+	First time.Duration
+	// Like names things that take equally long, such as "stop t3.micro": what
+	// the session has learned of them says when to look first. "": nothing.
+	Like string
+}
+
+// TimeoutError says that a wait is over without what was waited for.
+type TimeoutError struct {
+	What   string
+	Waited time.Duration
+	// State is the last that was seen.
+	State string
+	// Option says what makes Ingot wait longer.
+	Option string
+}
+
+func (e *TimeoutError) Error() string {
+	s := fmt.Sprintf("waited %v for %s", e.Waited, e.What)
+	if e.State != "" {
+		s += fmt.Sprintf(", and the last that was seen is %q", e.State)
+	}
+	if e.Option != "" {
+		s += "; to wait longer, raise " + e.Option
+	}
+	return s
+}
+
+// Wait looks until look says that it is done, or fails. While the cloud does
+// not know the thing yet (IsNotFound), or throttles, it goes on.
+func (s *Session) Wait(ctx context.Context, w Wait, look func(ctx context.Context) (done bool, state string, err error)) error {
+	return s.wait(ctx, w, func(ctx context.Context, after time.Duration) (bool, string, error) {
+		if after > 0 {
+			t := time.NewTimer(after)
+			defer t.Stop()
+			select {
+			case <-ctx.Done():
+				return false, "", ctx.Err()
+			case <-t.C:
+			}
+		}
+		return look(ctx)
+	})
+}
+
+// Watch is Wait with looks that are shared with those of other bakes. It
+// returns the thing as it was seen last.
+func Watch[T any](ctx context.Context, s *Session, b *Batch[T], id string, w Wait, judge func(T) (done bool, state string, err error)) (T, error) {
+	var last T
+	err := s.wait(ctx, w, func(ctx context.Context, after time.Duration) (bool, string, error) {
+		v, err := b.get(ctx, id, after)
+		if err != nil {
+			return false, "", err
+		}
+		last = v
+		return judge(v)
+	})
+	return last, err
+}
+
+func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Context, after time.Duration) (bool, string, error)) error {
+	if w.Pace == (Pace{}) {
+		w.Pace = ShortPace
+	}
+	pace, option := s.polling.apply(w.Pace)
+	if w.Timeout > 0 {
+		pace.Timeout, option = w.Timeout, w.Option
+	}
+	start := time.Now()
+	over := &TimeoutError{What: w.What, Waited: pace.Timeout, Option: option}
+	ctx, cancel := context.WithTimeoutCause(ctx, pace.Timeout, over)
+	defer cancel()
+	after := pace.First
+	if learned := s.learned(w.Like); learned > 0 {
+		after = max(after, learned*8/10)
+	}
+	if w.First != 0 {
+		after = max(w.First, 0)
+	}
+	for {
+		done, state, err := look(ctx, after)
+		waited := time.Since(start)
+		if state != "" {
+			over.State = state
+		}
+		switch {
+		case done && err == nil:
+			s.learn(w.Like, waited)
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil:
+		case IsNotFound(err) && waited < pace.Grace, IsThrottled(err):
+		case errors.Is(err, context.DeadlineExceeded): // of one look; the wait's own is above
+		default:
+			return Explain(err)
+		}
+		after = pace.next(waited)
+	}
+}
+
+// learned is the shortest time that things like that have taken.
+func (s *Session) learned(like string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.expected[like]
+}
+
+func (s *Session) learn(like string, took time.Duration) {
+	if like == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have := s.expected[like]; have == 0 || took < have {
+		s.expected[like] = took
+	}
+}
