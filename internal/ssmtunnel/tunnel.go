@@ -15,13 +15,16 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/smithy-go"
+	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/ssmtunnel/datachannel"
 )
@@ -94,6 +97,28 @@ func Open(ctx context.Context, cfg Config) (*Tunnel, error) {
 	}
 	t.release()
 	return t, nil
+}
+
+// Through opens a tunnel with the credentials of an account's session. The
+// guard of the session holds for the tunnel too.
+func Through(ctx context.Context, s *awscloud.Session, region, instance string, port int, events event.Scope) (
+	dial func(context.Context) (net.Conn, error), close func() error, err error,
+) {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return s.Admit(ap)
+	}}
+	t, err := Open(ctx, Config{
+		Client: s.SSM(region), Target: instance, Port: port, Events: events,
+		HTTP: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSHandshakeTimeout: 30 * time.Second}},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.DialContext, t.Close, nil
 }
 
 func (t *Tunnel) release() { <-t.turn }

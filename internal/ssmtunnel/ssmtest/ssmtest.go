@@ -174,7 +174,7 @@ func (s *Service) api(w http.ResponseWriter, r *http.Request, action string) {
 			refuse(w, "TargetNotConnected", in.Target+" is not connected.")
 			return
 		}
-		x := s.begin(in.Target, int(port))
+		x := s.begin(Session{ID: "ingot-" + strings.ToLower(rand.Text()[:17]), Target: in.Target, Port: int(port)}, s.o.Dial)
 		out["SessionId"], out["TokenValue"], out["StreamUrl"] = x.info.ID, x.token, streamURL(r, x.info.ID)
 	case "ResumeSession":
 		s.mu.Lock()
@@ -218,7 +218,8 @@ type session struct {
 	ch      *datachannel.Channel
 	in      *io.PipeReader
 	feed    *io.PipeWriter
-	info    Session            // under Service.mu
+	info    Session // under Service.mu
+	to      func(context.Context, string, int) (net.Conn, error)
 	token   string             // that the next socket must show; under Service.mu
 	kick    context.CancelFunc // of the socket that is; under Service.mu
 	count   [2]int             // frames by direction; under Service.mu
@@ -232,9 +233,27 @@ type session struct {
 	conn net.Conn
 }
 
-func (s *Service) begin(target string, port int) *session {
-	x := &session{s: s, token: rand.Text(), response: make(chan datachannel.Response, 1), complete: make(chan struct{})}
-	x.info = Session{ID: "ingot-" + strings.ToLower(rand.Text()[:17]), Target: target, Port: port}
+// Join is for clouds that answer the API calls themselves. It returns who serves
+// one WebSocket of the session, which begins with the first; dial takes the
+// place of Options.Dial. The session lasts until the agent ends it, or Close.
+func (s *Service) Join(id, token, target string, port int, dial func(ctx context.Context, port int) (net.Conn, error)) http.Handler {
+	s.mu.Lock()
+	x := s.sessions[id]
+	if x != nil {
+		x.token = token
+	}
+	s.mu.Unlock()
+	if x == nil {
+		x = s.begin(Session{ID: id, Target: target, Port: port}, func(ctx context.Context, _ string, port int) (net.Conn, error) { return dial(ctx, port) })
+		s.mu.Lock()
+		x.token = token
+		s.mu.Unlock()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.socket(w, r, id) })
+}
+
+func (s *Service) begin(info Session, dial func(context.Context, string, int) (net.Conn, error)) *session {
+	x := &session{s: s, info: info, to: dial, token: rand.Text(), response: make(chan datachannel.Response, 1), complete: make(chan struct{})}
 	x.in, x.feed = io.Pipe()
 	x.ch = datachannel.New(datachannel.Config{Send: datachannel.OutputStream, Receive: datachannel.InputStream, Handle: x.handle})
 	s.mu.Lock()
@@ -367,10 +386,10 @@ func atLeast(version, least string) bool {
 }
 
 func (x *session) dial() (net.Conn, error) {
-	if x.s.o.Dial == nil {
+	if x.to == nil {
 		return nil, errors.New("connection refused")
 	}
-	return x.s.o.Dial(x.s.ctx, x.info.Target, x.info.Port)
+	return x.to(x.s.ctx, x.info.Target, x.info.Port)
 }
 
 // The connection of a basic session.
