@@ -64,7 +64,7 @@ func newWorld(t *testing.T, o ec2.Options) *world {
 		t.Setenv(name, value)
 	}
 	w := &world{Cloud: c, t: t, dir: t.TempDir()}
-	w.env = amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: 2 * time.Second}))
+	w.env = amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: 2 * time.Second, Speed: 100}))
 	w.env.Settle = 100 * time.Millisecond
 	if w.session, err = w.env.Shared.Connect(t.Context(), &awscloud.Access{Region: region, MaxRetries: 1}); err != nil {
 		t.Fatal(err)
@@ -79,6 +79,7 @@ func newWorld(t *testing.T, o ec2.Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Baseline()
 	c.Plan().Reset()
 	return w
 }
@@ -140,10 +141,10 @@ func (w *world) image(id string) types.Image {
 	return out.Images[0]
 }
 
-// left are the things that are there, without the role and the records of imports that have ended.
+// left are the things that are there, without the records of imports that have ended.
 func (w *world) left() []ec2.Thing {
 	return slices.DeleteFunc(w.Left(), func(t ec2.Thing) bool {
-		return t.Kind == "iam-role" || t.Kind == "import-image-task" && (t.State == "completed" || t.State == "deleted")
+		return t.Kind == "import-image-task" && (t.State == "completed" || t.State == "deleted")
 	})
 }
 

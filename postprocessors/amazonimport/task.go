@@ -101,11 +101,13 @@ func (j *job) importImage(ctx context.Context) (_ imported, err error) {
 	if err != nil {
 		return imported{}, err
 	}
-	image, err := j.session.WaitImage(ctx, "", id)
-	if err != nil {
-		return imported{}, err
-	}
-	return imported{id, aws.ToString(image.Name)}, nil
+	var image types.Image
+	err = j.session.Wait(ctx, awscloud.Wait{What: "image " + id + " to be known", First: -1}, func(ctx context.Context) (bool, string, error) {
+		var err error
+		image, err = j.session.Images("").Get(ctx, id)
+		return err == nil, string(image.State), err
+	})
+	return imported{id, aws.ToString(image.Name)}, err
 }
 
 func (j *job) look(ctx context.Context, task string) (types.ImportImageTask, error) {
