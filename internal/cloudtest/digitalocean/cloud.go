@@ -144,7 +144,9 @@ type Cloud struct {
 	balancers  []*balancer
 	domains    []*domain
 	volumes    []*volume
-	account    string
+	account    string // its UUID
+	// accountStatus is "active".
+	accountStatus string
 }
 
 // New starts the cloud: its API and Spaces listen at 127.0.0.1.
@@ -158,7 +160,7 @@ func New(o Options) (*Cloud, error) {
 	if o.RateWindow == 0 {
 		o.RateWindow = time.Hour
 	}
-	c := &Cloud{o: o, tokens: map[string]*token{}, breaches: map[string]bool{}, lastID: 100_000_000, account: uuid.NewString()}
+	c := &Cloud{o: o, tokens: map[string]*token{}, breaches: map[string]bool{}, lastID: 100_000_000, account: uuid.NewString(), accountStatus: "active"}
 	var err error
 	if o.OpenAPI == "" {
 		c.o.OpenAPI, _ = Description()
@@ -246,8 +248,9 @@ func (c *Cloud) Close() error {
 	for _, s := range served {
 		errs = append(errs, s.Close())
 	}
+	errs = append(errs, c.host.Close()) // which ends what is being done to machines
 	c.work.Wait()
-	errs = append(errs, c.host.Close(), os.RemoveAll(filepath.Join(c.o.Dir, "machines")), os.RemoveAll(filepath.Join(c.o.Dir, "imports")))
+	errs = append(errs, os.RemoveAll(filepath.Join(c.o.Dir, "machines")), os.RemoveAll(filepath.Join(c.o.Dir, "imports")))
 	return errors.Join(errs...)
 }
 

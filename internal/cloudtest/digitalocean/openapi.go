@@ -97,6 +97,31 @@ func flaws() []flaw {
 		{"a droplet without backups has null as its next_backup_window: one part of the property's allOf does not say that it may", func(doc *openapi3.T) error {
 			return nullable(doc, "droplet", "next_backup_window")
 		}},
+		{"volumes of a new droplet are given as objects with an id by DigitalOcean's own godo, and not as strings", func(doc *openapi3.T) error {
+			p, err := property(doc, "droplet_create", "volumes")
+			if err != nil {
+				return err
+			}
+			p.Items.Value.Type = nil
+			return nil
+		}},
+		{"a firewall without tags is sent with null as its tags: one part of the property's allOf does not say that it may", func(doc *openapi3.T) error {
+			return nullable(doc, "firewall", "tags")
+		}},
+		{"the other end of a firewall's rule may have null as its tags in the same way", func(doc *openapi3.T) error {
+			return nullable(doc, "firewall_rule_target", "tags")
+		}},
+		{"what a change of a project leaves as it is, godo sends as null", func(doc *openapi3.T) error {
+			var errs []error
+			for _, name := range []string{"name", "description", "purpose", "environment", "is_default"} {
+				errs = append(errs, nullable(doc, "project", name))
+			}
+			p, err := property(doc, "project", "environment")
+			if err == nil {
+				p.Enum = append(p.Enum, nil)
+			}
+			return errors.Join(append(errs, err)...)
+		}},
 	}
 }
 
