@@ -422,3 +422,48 @@ func TestLoadBalancer(t *testing.T) {
 	}
 	until(t, "nobody listens after deletion", func() bool { return fetch() == "" })
 }
+
+func TestManyDroplets(t *testing.T) {
+	sandboxtest.Need(t)
+	c := start(t, digitalocean.Options{})
+	g := client(t, c, c.Token())
+	all, _, err := g.Droplets.CreateMultiple(t.Context(), &godo.DropletMultiCreateRequest{
+		Names: []string{"web", "web", "db"}, Region: "nyc3", Size: "s-1vcpu-1gb", Image: godo.DropletCreateImage{Slug: "debian-12-x64"},
+		SSHKeys: []godo.DropletCreateSSHKey{}, Tags: []string{"fleet"},
+	})
+	if err != nil || len(all) != 3 {
+		t.Fatalf("%v %v", all, err)
+	}
+	for _, d := range all {
+		up(t, g, d.ID)
+	}
+	if same, _, err := g.Droplets.ListByName(t.Context(), "WEB", nil); err != nil || len(same) != 2 || same[0].ID == same[1].ID {
+		t.Errorf("two of the same name: %v %v", same, err)
+	}
+	actions, _, err := g.DropletActions.PowerOffByTag(t.Context(), "fleet")
+	if err != nil || len(actions) != 3 {
+		t.Fatalf("%v %v", actions, err)
+	}
+	for _, a := range actions {
+		done(t, g, &a, nil)
+	}
+	if of, _, err := g.Droplets.Actions(t.Context(), all[0].ID, nil); err != nil || len(of) != 2 || of[0].Type != "power_off" || of[1].Type != "create" {
+		t.Errorf("actions of a droplet: %v %v", of, err)
+	}
+	tag, _, err := g.Tags.Get(t.Context(), "fleet")
+	if err != nil || tag.Resources.Count != 3 || tag.Resources.Droplets.Count != 3 {
+		t.Errorf("the tag: %+v %v", tag, err)
+	}
+	if _, err := g.Tags.UntagResources(t.Context(), "fleet", &godo.UntagResourcesRequest{Resources: []godo.Resource{{ID: strconv.Itoa(all[2].ID), Type: "droplet"}}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := g.Droplets.DeleteByTag(t.Context(), "fleet"); err != nil {
+		t.Error(err)
+	}
+	if left := c.Left("droplet"); len(left) != 1 || left[0].Name != "db" {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := g.Tags.Delete(t.Context(), "fleet"); err != nil || len(c.Left("tag")) != 0 {
+		t.Errorf("the tag was deleted: %v, %v", err, c.Left("tag"))
+	}
+}

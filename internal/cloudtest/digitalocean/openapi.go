@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -201,7 +202,7 @@ func (c *Cloud) checked(next http.Handler) http.Handler {
 		call := r.Method + " " + route.Path
 		// A request that was refused was wrong on purpose, perhaps.
 		if wrong != nil && a.status < 300 {
-			c.breach("request "+call, brief(wrong), body)
+			c.breach("request "+call, brief(wrong), withoutSecrets(body))
 		}
 		out := &openapi3filter.ResponseValidationInput{RequestValidationInput: in, Status: a.status, Header: w.Header(), Options: judging}
 		out.SetBodyBytes(a.body.Bytes())
@@ -224,6 +225,24 @@ func (c *Cloud) breach(call, reason string, body []byte) {
 		c.breaches[key] = true
 		c.violations = append(c.violations, key+": "+string(body))
 	}
+}
+
+// withoutSecrets is a request's body as it may be shown.
+func withoutSecrets(body []byte) []byte {
+	var o map[string]json.RawMessage
+	if json.Unmarshal(body, &o) != nil {
+		return nil
+	}
+	for _, name := range []string{"user_data", "url"} {
+		if _, ok := o[name]; ok {
+			o[name] = json.RawMessage(`"…"`)
+		}
+	}
+	shown, err := json.Marshal(o)
+	if err != nil {
+		return nil
+	}
+	return shown
 }
 
 // copied keeps a copy of the answer.

@@ -62,9 +62,12 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestSpaces(t *testing.T) {
 	plan := &fault.Plan{}
-	c := start(t, digitalocean.Options{Plan: plan})
+	c := start(t, digitalocean.Options{Plan: plan, Buckets: []string{"images"}})
 	_, secret := c.SpacesKeys()
 	s := store(c, secret)
+	if _, err := s.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("other"), Key: aws.String("x"), Body: strings.NewReader("x")}); code(err) != "NoSuchBucket" {
+		t.Errorf("into a bucket that is not there: %v", err)
+	}
 	name, key := aws.String("images"), aws.String("a dir/web v1+2.img")
 	put := &s3.PutObjectInput{Bucket: name, Key: key, Body: strings.NewReader("an image"), ACL: types.ObjectCannedACLPrivate}
 	if _, err := store(c, "wrong").PutObject(t.Context(), put); code(err) != "SignatureDoesNotMatch" {
