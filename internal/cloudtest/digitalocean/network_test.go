@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -465,5 +466,41 @@ func TestManyDroplets(t *testing.T) {
 	}
 	if _, err := g.Tags.Delete(t.Context(), "fleet"); err != nil || len(c.Left("tag")) != 0 {
 		t.Errorf("the tag was deleted: %v, %v", err, c.Left("tag"))
+	}
+}
+
+func TestCloseInTheMiddle(t *testing.T) {
+	sandboxtest.Need(t)
+	dir := t.TempDir()
+	c, err := digitalocean.New(digitalocean.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := client(t, c, c.Token())
+	first, _, err := g.Droplets.Create(t.Context(), droplet("first", "debian-12-x64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up(t, g, first.ID)
+	c.HoldActions(func(digitalocean.Action) bool { return true })
+	if _, _, err := g.DropletActions.PowerOff(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, _, err := g.Droplets.Create(t.Context(), droplet("more", "debian-12-x64")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left in the directory: %v %v", left, err)
+	}
+	if v := c.Violations(); len(v) != 0 {
+		t.Errorf("violations: %q", v)
+	}
+	if _, _, err := g.Account.Get(t.Context()); err == nil {
+		t.Error("a closed cloud answers")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -111,6 +112,14 @@ func flaws() []flaw {
 		}},
 		{"the other end of a firewall's rule may have null as its tags in the same way", func(doc *openapi3.T) error {
 			return nullable(doc, "firewall_rule_target", "tags")
+		}},
+		{"a firewall's rule for icmp has no ports, and the description demands them of every rule", func(doc *openapi3.T) error {
+			s := doc.Components.Schemas["firewall_rule_base"]
+			if s == nil || !slices.Contains(s.Value.Required, "ports") {
+				return errors.New("firewall_rule_base does not demand ports")
+			}
+			s.Value.Required = slices.DeleteFunc(s.Value.Required, func(name string) bool { return name == "ports" })
+			return nil
 		}},
 		{"what a change of a project leaves as it is, godo sends as null", func(doc *openapi3.T) error {
 			var errs []error
