@@ -134,7 +134,7 @@ func (s *Session) TagImage(ctx context.Context, id int, tags []string, w Wait) e
 				if cerr := s.MakeTag(ctx, tag); cerr != nil {
 					return false, cerr
 				}
-				if !s.Young(start) {
+				if !s.MayHeal(err, start) {
 					return false, err
 				}
 				_ = s.Pause(ctx, wait) // Until sees it when ctx ends

@@ -319,7 +319,7 @@ func (s *Session) Completed(ctx context.Context, id int, w Wait) error {
 	return s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
 		a, err := s.Action(ctx, id, wait)
 		switch {
-		case NotFound(err) && time.Since(start) < s.grace():
+		case NotFound(err) && s.Young(start):
 			return false, Later(err)
 		case err != nil:
 			return false, err
@@ -330,11 +330,14 @@ func (s *Session) Completed(ctx context.Context, id int, w Wait) error {
 	})
 }
 
-// grace is how long something new may not be found at all.
-func (s *Session) grace() time.Duration { return s.tempo.of(time.Minute) }
-
 // Young says whether something made at that time may not be found yet.
-func (s *Session) Young(made time.Time) bool { return time.Since(made) < s.grace() }
+func (s *Session) Young(made time.Time) bool { return time.Since(made) < 4*s.Settle() }
+
+// MayHeal says whether the API refuses something only because a resource is
+// busy, or was made just before start.
+func (s *Session) MayHeal(err error, start time.Time) bool {
+	return Busy(err) || (NotFound(err) || Pending(err)) && s.Young(start)
+}
 
 // IDOf reads an id that a ledger has.
 func IDOf(text string) (int, error) {

@@ -3,12 +3,15 @@ package docloud
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"sync"
 	"time"
@@ -176,8 +179,7 @@ func cause(ctx context.Context, err error) error {
 
 // Status is the HTTP status of the API's answer that err is, or 0.
 func Status(err error) int {
-	var e *godo.ErrorResponse
-	if errors.As(err, &e) && e.Response != nil {
+	if e, ok := errors.AsType[*godo.ErrorResponse](err); ok && e.Response != nil {
 		return e.Response.StatusCode
 	}
 	return 0
@@ -193,14 +195,24 @@ func Refused(err error) bool {
 	return s >= 400 && s < 500 && s != http.StatusTooManyRequests && s != http.StatusRequestTimeout
 }
 
-// Pending says that the resource is busy with something else.
+// Pending says that the API will not do it now, or not at all.
 func Pending(err error) bool {
 	return Status(err) == http.StatusUnprocessableEntity || Status(err) == http.StatusConflict
 }
 
-// Unreachable says that the API gave no answer, or none of its own, so that it
-// isn't known whether the call has had its effect. It is false of a context
-// that has ended.
-func Unreachable(ctx context.Context, err error) bool {
-	return err != nil && ctx.Err() == nil && !Refused(err)
+// Busy says that the resource is busy with something else.
+func Busy(err error) bool { return Pending(err) && busyText.MatchString(err.Error()) }
+
+var busyText = regexp.MustCompile(`(?i)pending|in progress|locked|busy`)
+
+// Unreachable says that the API gave no answer, or none of its own.
+func Unreachable(err error) bool {
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return true // something else has answered
+	}
+	s := Status(err)
+	return s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout
 }

@@ -113,6 +113,20 @@ func (s *Session) Until(ctx context.Context, w Wait, look func(ctx context.Conte
 	}
 }
 
+// Patiently does something that the API refuses while a resource is busy, or too
+// new to be seen.
+func (s *Session) Patiently(ctx context.Context, w Wait, do func(context.Context) error) error {
+	start := time.Now()
+	return s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
+		err := do(ctx)
+		if err != nil && s.MayHeal(err, start) {
+			_ = s.Pause(ctx, wait) // Until sees it when ctx ends
+			return false, Later(err)
+		}
+		return err == nil, err
+	})
+}
+
 // ErrLater is in the error of a look that time can heal.
 var ErrLater = errors.New("not yet")
 
