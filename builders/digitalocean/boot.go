@@ -171,46 +171,6 @@ func fingerprint(public string) (string, error) {
 	return ssh.FingerprintLegacyMD5(k), nil
 }
 
-// once makes something that the API makes anew with every call. When it isn't
-// known whether a call has had its effect, it looks for it, as long as it may
-// not be visible, before it calls again.
-func once[T any](ctx context.Context, s *docloud.Session, make func(context.Context) (T, error), find func(context.Context) (T, bool, error)) (T, error) {
-	var none T
-	for try := 0; ; try++ {
-		it, err := make(ctx)
-		if err == nil {
-			return it, nil
-		}
-		if ctx.Err() != nil {
-			return none, context.Cause(ctx)
-		}
-		if docloud.Refused(err) && try == 0 {
-			return none, err
-		}
-		it, found, ferr := search(ctx, s, find)
-		switch {
-		case found:
-			return it, nil
-		case ferr != nil:
-			return none, errors.Join(err, ferr)
-		case docloud.Refused(err) || try == 2:
-			return none, err
-		}
-	}
-}
-
-// search looks for what may just have been made, as long as it may be invisible.
-func search[T any](ctx context.Context, s *docloud.Session, find func(context.Context) (T, bool, error)) (it T, found bool, err error) {
-	for end := time.Now().Add(s.Settle()); ; {
-		if it, found, err = find(ctx); found || err != nil || !time.Now().Before(end) {
-			return it, found, err
-		}
-		if err := s.Pause(ctx, s.Settle()/5); err != nil {
-			return it, false, err
-		}
-	}
-}
-
 // made notes what came of a lease: the id, or that there is nothing to give back.
 func made(ctx context.Context, run *builders.Run, l builders.Lease, id string, err error) error {
 	switch {
@@ -223,7 +183,7 @@ func made(ctx context.Context, run *builders.Run, l builders.Lease, id string, e
 }
 
 func (b *Builder) makeKey(ctx context.Context, run *builders.Run, l builders.Lease) error {
-	k, err := once(ctx, b.m.sess, func(ctx context.Context) (*godo.Key, error) {
+	k, err := docloud.Once(ctx, b.m.sess, func(ctx context.Context) (*godo.Key, error) {
 		k, _, err := b.m.sess.API.Keys.Create(ctx, &godo.KeyCreateRequest{Name: l.Name, PublicKey: b.m.public})
 		return k, err
 	}, func(ctx context.Context) (*godo.Key, bool, error) {
@@ -257,7 +217,7 @@ func (b *Builder) makeFirewall(ctx context.Context, run *builders.Run, l builder
 		req.OutboundRules = append(req.OutboundRules, godo.OutboundRule{Protocol: p, PortRange: allPorts, Destinations: everywhere})
 	}
 	start := time.Now()
-	w, err := once(ctx, s, func(ctx context.Context) (*godo.Firewall, error) {
+	w, err := docloud.Once(ctx, s, func(ctx context.Context) (*godo.Firewall, error) {
 		for {
 			w, _, err := s.API.Firewalls.Create(ctx, req)
 			// The tag was made a moment ago.
@@ -372,7 +332,7 @@ func (b *Builder) launch(ctx context.Context, run *builders.Run, l launch) (int,
 	}
 	action := 0
 	start := time.Now()
-	d, err := once(ctx, s, func(ctx context.Context) (*godo.Droplet, error) {
+	d, err := docloud.Once(ctx, s, func(ctx context.Context) (*godo.Droplet, error) {
 		for {
 			d, resp, err := s.API.Droplets.Create(ctx, req)
 			if err == nil && resp.Links != nil && len(resp.Links.Actions) > 0 {

@@ -27,9 +27,6 @@ const (
 	leaseSnapshot = "snapshot"
 )
 
-// busyTime is how long a resource that is to be destroyed may be busy.
-const busyTime = 10 * time.Minute
-
 // Release implements builders.Builder.
 func (b *Builder) Release(ctx context.Context, l builders.Lease) error {
 	var s *docloud.Session
@@ -91,7 +88,7 @@ func release(ctx context.Context, s *docloud.Session, l builders.Lease) error {
 			if err != nil {
 				return err
 			}
-			return deleteImage(ctx, s, id)
+			return s.DeleteImage(ctx, id)
 		}
 		droplet, err := docloud.IDOf(l.Data["droplet"])
 		if err != nil {
@@ -100,7 +97,7 @@ func release(ctx context.Context, s *docloud.Session, l builders.Lease) error {
 		return goneFor(ctx, s, l, func(ctx context.Context) (bool, error) {
 			ids, err := snapshotsOf(ctx, s, droplet, l.Name)
 			if err == nil {
-				err = docloud.Each(ctx, ids, func(ctx context.Context, id int) error { return deleteImage(ctx, s, id) })
+				err = docloud.Each(ctx, ids, func(ctx context.Context, id int) error { return s.DeleteImage(ctx, id) })
 			}
 			return len(ids) > 0, err
 		})
@@ -124,7 +121,7 @@ func goneFor(ctx context.Context, s *docloud.Session, l builders.Lease, remove f
 		_, err := remove(ctx)
 		return err
 	}
-	_, _, err := search(ctx, s, func(ctx context.Context) (struct{}, bool, error) {
+	_, _, err := docloud.Search(ctx, s, func(ctx context.Context) (struct{}, bool, error) {
 		found, err := remove(ctx)
 		return struct{}{}, found, err
 	})
@@ -140,7 +137,7 @@ func releaseDroplet(ctx context.Context, s *docloud.Session, l builders.Lease) e
 		if err != nil {
 			return err
 		}
-		if err := destroy(ctx, s, id); err != nil {
+		if err := s.DeleteDroplet(ctx, id); err != nil {
 			return err
 		}
 		first = id
@@ -152,43 +149,13 @@ func releaseDroplet(ctx context.Context, s *docloud.Session, l builders.Lease) e
 			return false, err
 		}
 		all = slices.DeleteFunc(all, func(d godo.Droplet) bool { return d.ID == first || d.Name != name })
-		return len(all) > 0, docloud.Each(ctx, all, func(ctx context.Context, d godo.Droplet) error { return destroy(ctx, s, d.ID) })
+		return len(all) > 0, docloud.Each(ctx, all, func(ctx context.Context, d godo.Droplet) error { return s.DeleteDroplet(ctx, d.ID) })
 	}
 	if first == 0 {
 		return goneFor(ctx, s, l, others)
 	}
 	_, err := others(ctx)
 	return err
-}
-
-func destroy(ctx context.Context, s *docloud.Session, id int) error {
-	return whenFree(ctx, s, fmt.Sprintf("droplet %d", id), func(ctx context.Context) error {
-		_, err := s.API.Droplets.Delete(ctx, id)
-		return err
-	})
-}
-
-func deleteImage(ctx context.Context, s *docloud.Session, id int) error {
-	return whenFree(ctx, s, fmt.Sprintf("image %d", id), func(ctx context.Context) error {
-		_, err := s.API.Images.Delete(ctx, id)
-		return err
-	})
-}
-
-// whenFree removes something, as soon as it isn't busy any more.
-func whenFree(ctx context.Context, s *docloud.Session, what string, remove func(context.Context) error) error {
-	w := docloud.Wait{What: what + " to be free, to destroy it", Option: "none of the options", Timeout: busyTime}
-	return s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
-		switch err := remove(ctx); {
-		case err == nil || docloud.NotFound(err):
-			return true, nil
-		case docloud.Pending(err):
-			_ = s.Pause(ctx, wait) // Until sees it when ctx ends
-			return false, docloud.Later(err)
-		default:
-			return false, err
-		}
-	})
 }
 
 var (

@@ -21,9 +21,6 @@ import (
 // builderID is Packer's name for the artifact.
 const builderID = "pearkes.digitalocean"
 
-// tries is how often a transfer that DigitalOcean gives up is begun.
-const tries = 3
-
 // plan is what is to come of the image once its droplet is off. It is all that
 // Resume has, and stands in the ledger.
 type plan struct {
@@ -237,7 +234,7 @@ func (t *tail) snapshot(ctx context.Context) (int, error) {
 	if action == nil {
 		t.run.Events.Say(fmt.Sprintf("Taking the snapshot %s of droplet %d", t.Name, t.Droplet))
 		w := docloud.Wait{What: fmt.Sprintf("droplet %d to be free", t.Droplet), Option: "state_timeout", Timeout: t.StateTimeout}
-		action, err = once(ctx, t.sess, func(ctx context.Context) (a *godo.Action, err error) {
+		action, err = docloud.Once(ctx, t.sess, func(ctx context.Context) (a *godo.Action, err error) {
 			err = t.sess.Patiently(ctx, w, func(ctx context.Context) (err error) {
 				a, _, err = t.sess.API.DropletActions.Snapshot(ctx, t.Droplet, t.Name)
 				return err
@@ -365,7 +362,7 @@ func (t *tail) transfers(ctx context.Context, id int) (there []string, failed []
 	var wg sync.WaitGroup
 	for i, region := range t.Targets {
 		wg.Go(func() {
-			if err := Transfer(ctx, t.sess, id, region, t.TransferTimeout, t.Wait, t.again); err != nil {
+			if err := t.sess.Transfer(ctx, id, region, t.TransferTimeout, t.Wait, t.again); err != nil {
 				errs[i] = fmt.Errorf("bring the image to %s: %w", region, err)
 			}
 		})
@@ -385,70 +382,6 @@ func (t *tail) transfers(ctx context.Context, id int) (there []string, failed []
 	return there, failed
 }
 
-// Transfer brings an image to a region, if it isn't there. A transfer that
-// DigitalOcean gives up is begun anew. look says that one may be under way, or
-// be done.
-func Transfer(ctx context.Context, s *docloud.Session, id int, region string, timeout time.Duration, wait, look bool) error {
-	w := docloud.Wait{
-		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: "transfer_timeout", Timeout: timeout, First: 2 * time.Second,
-	}
-	end := time.Now().Add(timeout)
-	find := func(ctx context.Context) (*godo.Action, bool, error) { return transferring(ctx, s, id, region) }
-	for try := 1; ; try++ {
-		var action *godo.Action
-		found := false
-		var err error
-		if look || try > 1 {
-			if action, found, err = find(ctx); err != nil {
-				return err
-			}
-		}
-		if !found {
-			action, err = once(ctx, s, func(ctx context.Context) (a *godo.Action, err error) {
-				err = s.Patiently(ctx, w, func(ctx context.Context) (err error) {
-					a, _, err = s.API.ImageActions.Transfer(ctx, id, &godo.ActionRequest{"type": "transfer", "region": region})
-					return err
-				})
-				return a, err
-			}, find)
-		}
-		if err == nil && wait && action.ID > 0 {
-			w.Timeout = max(time.Until(end), time.Nanosecond)
-			err = s.Completed(ctx, action.ID, w)
-			if over, ok := errors.AsType[*docloud.TimeoutError](err); ok {
-				over.Timeout = timeout
-			}
-		}
-		if _, given := errors.AsType[*docloud.ActionError](err); !given || try == tries {
-			return err
-		}
-	}
-}
-
-// transferring finds the action by which the image gets to the region. One
-// without an id says that it is there.
-func transferring(ctx context.Context, s *docloud.Session, id int, region string) (*godo.Action, bool, error) {
-	i, _, err := s.API.Images.GetByID(ctx, id)
-	if err != nil {
-		return nil, false, err
-	}
-	if slices.Contains(i.Regions, region) {
-		return &godo.Action{}, true, nil
-	}
-	var all struct {
-		Actions []godo.Action `json:"actions"`
-	}
-	if err := s.Do(ctx, http.MethodGet, fmt.Sprintf("v2/images/%d/actions?per_page=200", id), nil, &all); err != nil {
-		return nil, false, err
-	}
-	for _, a := range all.Actions {
-		if a.Type == "transfer" && a.Status == "in-progress" && a.RegionSlug == region {
-			return &a, true, nil
-		}
-	}
-	return nil, false, nil
-}
-
 // artifact is the finished image.
 func (t *tail) artifact(id int, regions []string) *builders.Artifact {
 	a := &builders.Artifact{
@@ -457,7 +390,7 @@ func (t *tail) artifact(id int, regions []string) *builders.Artifact {
 		Text:      fmt.Sprintf("A snapshot was created: '%s' (ID: %d) in regions '%s'", t.Name, id, strings.Join(regions, ",")),
 		Parent:    t.Parent,
 		Values:    t.run.Values,
-		Destroy:   func(ctx context.Context) error { return deleteImage(ctx, t.sess, id) },
+		Destroy:   func(ctx context.Context) error { return t.sess.DeleteImage(ctx, id) },
 	}
 	for _, r := range regions {
 		a.Places = append(a.Places, builders.Place{Platform: "digitalocean", Region: r, ID: strconv.Itoa(id), Location: fmt.Sprintf("https://cloud.digitalocean.com/images/snapshots/droplets?i=%d", id)})

@@ -34,8 +34,8 @@ func (s *Session) Sizes(ctx context.Context) ([]godo.Size, error) {
 	return v.([]godo.Size), nil
 }
 
-// Once asks once in a process for what is the same for all its bakes.
-func (s *Session) Once(ctx context.Context, name string, ask func(context.Context) error) error {
+// Asked asks once in a process for what is the same for all its bakes.
+func (s *Session) Asked(ctx context.Context, name string, ask func(context.Context) error) error {
 	_, err := s.fact(ctx, "once "+name, time.Hour, func(ctx context.Context) (any, error) { return nil, ask(ctx) })
 	return err
 }

@@ -363,3 +363,14 @@ func (s *Session) Do(ctx context.Context, method, path string, body, into any) e
 	_, err = s.API.Do(ctx, req, into)
 	return err
 }
+
+// Source says in words where the token was found.
+func (s *Session) Source() string {
+	if name, ok := strings.CutPrefix(s.source, "env:"); ok {
+		return name + " in the environment"
+	}
+	if name, ok := strings.CutPrefix(s.source, "doctl:"); ok {
+		return fmt.Sprintf("doctl's context %q", name)
+	}
+	return "the template"
+}
