@@ -523,7 +523,7 @@ func (b *Builder) intoProject(ctx context.Context, d *godo.Droplet) error {
 
 // projectID is the id of the project that the template names.
 func (o *Options) projectID(ctx context.Context, s *docloud.Session) (string, error) {
-	if uuid.MatchString(o.Project) {
+	if uuidForm.MatchString(o.Project) {
 		return o.Project, nil
 	}
 	all, err := docloud.Pages(ctx, s.API.Projects.List)

@@ -177,7 +177,7 @@ func (o *Options) targets() (all []string) {
 var (
 	slug        = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 	dropletName = regexp.MustCompile(`^[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]$`)
-	uuid        = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	uuidForm    = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 )
 
 type badFunc func(option, detail, format string, args ...any)
@@ -227,7 +227,7 @@ func (o *Options) static(env *builders.CheckEnv) []config.Problem {
 			bad(option, "Set private_networking = true.", "%s is given without private_networking", option)
 		}
 	}
-	if o.VPCUUID != "" && !uuid.MatchString(o.VPCUUID) {
+	if o.VPCUUID != "" && !uuidForm.MatchString(o.VPCUUID) {
 		bad("vpc_uuid", "`doctl vpcs list` shows them.", "%q is no id of a VPC", o.VPCUUID)
 	}
 	if o.ReservedIP != "" {
