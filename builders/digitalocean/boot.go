@@ -53,6 +53,7 @@ type droplet struct {
 	public          string // of it, as in authorized_keys
 	parent          string // the id or slug of the base
 	id              int
+	called          time.Time // when something was asked for last
 	name            string
 	lease           builders.Lease
 	host            *hostKey
@@ -356,6 +357,7 @@ func (b *Builder) launch(ctx context.Context, run *builders.Run, l launch) (int,
 		}
 		return nil, false, err
 	})
+	b.m.called = time.Now()
 	id := ""
 	if err == nil {
 		id = strconv.Itoa(d.ID)

@@ -32,6 +32,9 @@ func (b *Builder) Release(ctx context.Context, l builders.Lease) error {
 	var s *docloud.Session
 	if b.m != nil {
 		s = b.m.sess
+		if b.m.called.After(l.Created) { // the call may have waited for long
+			l.Created = b.m.called
+		}
 	} else {
 		var err error
 		if s, err = b.shared.Again(ctx, docloud.RefOf(l.Data)); err != nil {
@@ -88,7 +91,8 @@ func release(ctx context.Context, s *docloud.Session, l builders.Lease) error {
 			if err != nil {
 				return err
 			}
-			return s.DeleteImage(ctx, id)
+			_, err = s.DeleteImage(ctx, id)
+			return err
 		}
 		droplet, err := docloud.IDOf(l.Data["droplet"])
 		if err != nil {
@@ -97,7 +101,10 @@ func release(ctx context.Context, s *docloud.Session, l builders.Lease) error {
 		return goneFor(ctx, s, l, func(ctx context.Context) (bool, error) {
 			ids, err := snapshotsOf(ctx, s, droplet, l.Name)
 			if err == nil {
-				err = docloud.Each(ctx, ids, func(ctx context.Context, id int) error { return s.DeleteImage(ctx, id) })
+				err = docloud.Each(ctx, ids, func(ctx context.Context, id int) error {
+					_, err := s.DeleteImage(ctx, id)
+					return err
+				})
 			}
 			return len(ids) > 0, err
 		})
@@ -113,11 +120,10 @@ func deleted(err error) (bool, error) {
 	return err == nil, err
 }
 
-// goneFor removes what a lease is for. When nothing was ever said to have been
-// made, but may have been a moment ago, it looks for as long as that could be
-// invisible.
+// goneFor removes what a lease is for. What isn't found, but may have been made
+// a moment ago, is looked for as long as that could be invisible.
 func goneFor(ctx context.Context, s *docloud.Session, l builders.Lease, remove func(context.Context) (found bool, err error)) error {
-	if l.ExternalID != "" || !s.Young(l.Created) {
+	if !s.Young(l.Created) {
 		_, err := remove(ctx)
 		return err
 	}
@@ -131,31 +137,30 @@ func goneFor(ctx context.Context, s *docloud.Session, l builders.Lease, remove f
 // releaseDroplet destroys the droplet, and whatever else has its name and the
 // bake's tag: a call without an answer may have made a second one.
 func releaseDroplet(ctx context.Context, s *docloud.Session, l builders.Lease) error {
-	first := 0
+	known := 0
 	if l.ExternalID != "" || l.Kind == leaseSource {
-		id, err := docloud.IDOf(cmp.Or(l.ExternalID, l.Name))
-		if err != nil {
+		var err error
+		if known, err = docloud.IDOf(cmp.Or(l.ExternalID, l.Name)); err != nil {
 			return err
 		}
-		if err := s.DeleteDroplet(ctx, id); err != nil {
-			return err
-		}
-		first = id
 	}
 	name := cmp.Or(l.Data["name"], l.Name)
-	others := func(ctx context.Context) (bool, error) {
+	return goneFor(ctx, s, l, func(ctx context.Context) (found bool, err error) {
+		if known != 0 {
+			if found, err = s.DeleteDroplet(ctx, known); err != nil {
+				return false, err
+			}
+		}
 		all, err := droplets(ctx, s, l.Data["tag"])
 		if err != nil {
 			return false, err
 		}
-		all = slices.DeleteFunc(all, func(d godo.Droplet) bool { return d.ID == first || d.Name != name })
-		return len(all) > 0, docloud.Each(ctx, all, func(ctx context.Context, d godo.Droplet) error { return s.DeleteDroplet(ctx, d.ID) })
-	}
-	if first == 0 {
-		return goneFor(ctx, s, l, others)
-	}
-	_, err := others(ctx)
-	return err
+		all = slices.DeleteFunc(all, func(d godo.Droplet) bool { return d.ID == known || d.Name != name })
+		return found || len(all) > 0, docloud.Each(ctx, all, func(ctx context.Context, d godo.Droplet) error {
+			_, err := s.DeleteDroplet(ctx, d.ID)
+			return err
+		})
+	})
 }
 
 var (

@@ -390,7 +390,7 @@ func (t *tail) artifact(id int, regions []string) *builders.Artifact {
 		Text:      fmt.Sprintf("A snapshot was created: '%s' (ID: %d) in regions '%s'", t.Name, id, strings.Join(regions, ",")),
 		Parent:    t.Parent,
 		Values:    t.run.Values,
-		Destroy:   func(ctx context.Context) error { return t.sess.DeleteImage(ctx, id) },
+		Destroy:   func(ctx context.Context) error { _, err := t.sess.DeleteImage(ctx, id); return err },
 	}
 	for _, r := range regions {
 		a.Places = append(a.Places, builders.Place{Platform: "digitalocean", Region: r, ID: strconv.Itoa(id), Location: fmt.Sprintf("https://cloud.digitalocean.com/images/snapshots/droplets?i=%d", id)})

@@ -121,16 +121,18 @@ func (s *Session) transferring(ctx context.Context, id int, region string) (*god
 	return nil, false, nil
 }
 
-// DeleteDroplet destroys a droplet, as soon as it isn't busy any more.
-func (s *Session) DeleteDroplet(ctx context.Context, id int) error {
+// DeleteDroplet destroys a droplet, as soon as it isn't busy any more, and says
+// whether there was one.
+func (s *Session) DeleteDroplet(ctx context.Context, id int) (found bool, err error) {
 	return s.whenFree(ctx, fmt.Sprintf("droplet %d", id), func(ctx context.Context) error {
 		_, err := s.API.Droplets.Delete(ctx, id)
 		return err
 	})
 }
 
-// DeleteImage removes an image, as soon as it isn't busy any more.
-func (s *Session) DeleteImage(ctx context.Context, id int) error {
+// DeleteImage removes an image, as soon as it isn't busy any more, and says
+// whether there was one.
+func (s *Session) DeleteImage(ctx context.Context, id int) (found bool, err error) {
 	return s.whenFree(ctx, fmt.Sprintf("image %d", id), func(ctx context.Context) error {
 		_, err := s.API.Images.Delete(ctx, id)
 		return err
@@ -138,11 +140,14 @@ func (s *Session) DeleteImage(ctx context.Context, id int) error {
 }
 
 // whenFree removes something, as soon as it isn't busy any more.
-func (s *Session) whenFree(ctx context.Context, what string, remove func(context.Context) error) error {
+func (s *Session) whenFree(ctx context.Context, what string, remove func(context.Context) error) (found bool, err error) {
 	w := Wait{What: what + " to be free, to destroy it", Option: "none of the options", Timeout: busyTime}
-	return s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
+	err = s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
 		switch err := remove(ctx); {
-		case err == nil || NotFound(err):
+		case err == nil:
+			found = true
+			return true, nil
+		case NotFound(err):
 			return true, nil
 		case Pending(err):
 			_ = s.Pause(ctx, wait) // Until sees it when ctx ends
@@ -151,4 +156,5 @@ func (s *Session) whenFree(ctx context.Context, what string, remove func(context
 			return false, err
 		}
 	})
+	return found, err
 }
