@@ -47,7 +47,7 @@ type Options struct {
 	// Images are the base images; nil: debian-12-x64, debian-13-x64,
 	// ubuntu-22-04-x64 and ubuntu-24-04-x64, all of them this machine's own root.
 	Images []BaseImage
-	// Ports are served at the addresses of droplets. Default: 22, 80, 443, 8080.
+	// Ports are served at the addresses of droplets. Default: 22. Load balancers reach all.
 	Ports []int
 	// RateLimit is the number of calls that a token may make in RateWindow
 	// (default: an hour); 0: 5000 is what the headers say, and nobody is stopped.
@@ -81,6 +81,8 @@ type Durations struct {
 	// Assign is of a reserved address, Firewall until a change of one is
 	// "succeeded", LoadBalancer until one is "active".
 	Assign, Firewall, LoadBalancer time.Duration
+	// Health is the time between two health checks of load balancers; 0: what each says itself.
+	Health time.Duration
 	// Visible is how long a new droplet, action, image or snapshot is not found.
 	Visible time.Duration
 }
@@ -100,7 +102,7 @@ func Realistic() Durations {
 func (d Durations) Scale(f float64) Durations {
 	for _, p := range []*time.Duration{
 		&d.Create, &d.SSH, &d.Shutdown, &d.PowerOff, &d.PowerOn, &d.Reboot, &d.Snapshot,
-		&d.Transfer, &d.Convert, &d.Import, &d.Assign, &d.Firewall, &d.LoadBalancer, &d.Visible,
+		&d.Transfer, &d.Convert, &d.Import, &d.Assign, &d.Firewall, &d.LoadBalancer, &d.Health, &d.Visible,
 	} {
 		*p = time.Duration(float64(*p) * f)
 	}
@@ -148,7 +150,7 @@ type Cloud struct {
 // New starts the cloud: its API and Spaces listen at 127.0.0.1.
 func New(o Options) (*Cloud, error) {
 	if o.Ports == nil {
-		o.Ports = []int{22, 80, 443, 8080}
+		o.Ports = []int{22}
 	}
 	if o.Plan == nil {
 		o.Plan = &fault.Plan{}
@@ -231,7 +233,7 @@ func (c *Cloud) Close() error {
 	if c.spaces != nil {
 		errs = append(errs, c.spaces.close())
 	}
-	c.mu.Lock()
+	c.mu.Lock() // from here on no call begins any work
 	var served []io.Closer
 	for _, d := range c.droplets {
 		served = append(served, d.served...)

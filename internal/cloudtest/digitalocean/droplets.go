@@ -38,8 +38,10 @@ type droplet struct {
 	machine  *machines.Machine
 	// served are the addresses on which it is reached while it is active.
 	served []io.Closer
-	// starts counts how often it was started, so that what belongs to an earlier start is known.
+	// starts counts how often it was started and stopped, so that what belongs to an earlier start is known.
 	starts int
+	// open says that its addresses are being served, gone that it was deleted.
+	open, gone bool
 }
 
 const (
@@ -363,42 +365,56 @@ func (c *Cloud) started(d *droplet) {
 	now := d.starts
 	c.later(c.o.Durations.SSH, func() {
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		if d.status != "active" || d.starts != now || !slices.Contains(c.droplets, d) {
-			return
-		}
-		for _, a := range []netip.Addr{d.public, d.private} {
-			if a.IsValid() {
-				c.open(d, a)
-			}
+		at := []netip.Addr{d.private}
+		if d.public.IsValid() {
+			at = append(at, d.public)
 		}
 		for _, r := range c.addresses {
 			if r.droplet == d {
-				c.open(d, r.ip)
+				at = append(at, r.ip)
 			}
+		}
+		if d.status == "active" && d.starts == now && !d.gone {
+			d.open = true
+		} else {
+			at = nil
+		}
+		c.mu.Unlock()
+		for _, a := range at {
+			c.open(d, now, a)
 		}
 	})
 }
 
-// open serves a droplet at an address.
-func (c *Cloud) open(d *droplet, at netip.Addr) {
+// open serves a droplet, as it was started then, at an address. It is called without c.mu.
+func (c *Cloud) open(d *droplet, start int, at netip.Addr) {
 	s, err := d.machine.Serve(at, c.o.Ports, func(from netip.Addr, port int) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.admits(d, port, visitor{address: from})
 	})
 	if err != nil {
-		c.violations = append(c.violations, fmt.Sprintf("the emulator's own trouble: droplet %d at %s: %v", d.id, at, err))
+		if c.ctx.Err() == nil {
+			c.violation("the emulator's own trouble: droplet %d at %s: %v", d.id, at, err)
+		}
 		return
 	}
-	d.served = append(d.served, atAddress{s, at})
+	c.mu.Lock()
+	late := d.status != "active" || d.starts != start || d.gone
+	if !late {
+		d.served = append(d.served, atAddress{s, at})
+	}
+	c.mu.Unlock()
+	if late {
+		_ = s.Close() // nobody waits for it
+	}
 }
 
 // ended is called when a machine has gone off by itself.
 func (c *Cloud) ended(d *droplet) {
 	c.mu.Lock()
 	served := d.served
-	d.served = nil
+	d.served, d.open = nil, false
 	if d.status == "active" {
 		d.status = "off"
 	}
@@ -416,7 +432,8 @@ func closeAll(served []io.Closer) {
 func (c *Cloud) stop(ctx context.Context, d *droplet) error {
 	c.mu.Lock()
 	served, m := d.served, d.machine
-	d.served = nil
+	d.served, d.open = nil, false
+	d.starts++
 	c.mu.Unlock()
 	closeAll(served)
 	if m == nil {
@@ -456,6 +473,7 @@ func deleteDropletsByTag(q *request) (any, error) {
 
 // destroy takes a droplet from the account; its machine ends in the background.
 func (c *Cloud) destroy(d *droplet) {
+	d.gone = true
 	c.droplets = slices.DeleteFunc(c.droplets, func(o *droplet) bool { return o == d })
 	for _, v := range d.volumes {
 		v.droplet = 0

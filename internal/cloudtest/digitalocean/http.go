@@ -234,6 +234,9 @@ func (c *Cloud) serve(rt route) http.Handler {
 }
 
 func (c *Cloud) answer(w http.ResponseWriter, r *http.Request, rt route) (any, error) {
+	if c.ctx.Err() != nil {
+		return nil, &refusal{http.StatusServiceUnavailable, "service_unavailable", "the emulator is being closed"}
+	}
 	secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	t := c.tokens[secret]
 	if !ok || t == nil {

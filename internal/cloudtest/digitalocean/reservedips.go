@@ -3,6 +3,7 @@
 package digitalocean
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -148,18 +149,24 @@ func (c *Cloud) assign(r *reservedIP, d *droplet) (*action, error) {
 		return nil, unprocessable("The Droplet already has a reserved IP.")
 	}
 	r.locked = true
-	a := c.begin(Action{"assign_ip", "reserved_ip", int(r.number()), r.region}, c.o.Durations.Assign, nil, func(err error) {
-		r.locked = false
-		if err != nil || !slices.Contains(c.droplets, d) {
-			return
-		}
-		c.unserve(r)
-		r.droplet = d
-		if len(d.served) > 0 {
-			c.open(d, r.ip)
-		}
-	})
-	return a, nil
+	return c.begin(Action{"assign_ip", "reserved_ip", int(r.number()), r.region}, c.o.Durations.Assign,
+		func(context.Context) error {
+			c.mu.Lock()
+			c.unserve(r)
+			r.droplet = d
+			start, up := d.starts, d.open
+			c.mu.Unlock()
+			if up { // otherwise it is served when the droplet comes up
+				c.open(d, start, r.ip)
+			}
+			return nil
+		},
+		func(error) {
+			r.locked = false
+			if d.gone {
+				r.droplet = nil
+			}
+		}), nil
 }
 
 // number is how an action names an address.

@@ -98,6 +98,16 @@ func table() []route {
 		{"POST", "/v2/reserved_ips/{address}/actions", "reserved_ip:update", 201, actOnReservedIP},
 		{"GET", "/v2/reserved_ips/{address}/actions/{action}", "reserved_ip:read", 200, getReservedIPAction},
 
+		{"GET", "/v2/load_balancers", "load_balancer:read", 200, listBalancers},
+		{"POST", "/v2/load_balancers", "load_balancer:create", 202, createBalancer},
+		{"GET", "/v2/load_balancers/{balancer}", "load_balancer:read", 200, getBalancer},
+		{"PUT", "/v2/load_balancers/{balancer}", "load_balancer:update", 200, updateBalancer},
+		{"DELETE", "/v2/load_balancers/{balancer}", "load_balancer:delete", 204, deleteBalancer},
+		{"POST", "/v2/load_balancers/{balancer}/droplets", "load_balancer:update", 204, addBalancerDroplets},
+		{"DELETE", "/v2/load_balancers/{balancer}/droplets", "load_balancer:update", 204, removeBalancerDroplets},
+		{"POST", "/v2/load_balancers/{balancer}/forwarding_rules", "load_balancer:update", 204, addBalancerRules},
+		{"DELETE", "/v2/load_balancers/{balancer}/forwarding_rules", "load_balancer:update", 204, removeBalancerRules},
+
 		{"GET", "/v2/volumes", "block_storage:read", 200, listVolumes},
 		{"POST", "/v2/volumes", "block_storage:create", 201, createVolume},
 		{"GET", "/v2/volumes/{volume}", "block_storage:read", 200, getVolume},
