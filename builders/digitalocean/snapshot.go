@@ -362,7 +362,7 @@ func (t *tail) transfers(ctx context.Context, id int) (there []string, failed []
 	var wg sync.WaitGroup
 	for i, region := range t.Targets {
 		wg.Go(func() {
-			if err := t.sess.Transfer(ctx, id, region, t.TransferTimeout, t.Wait, t.again); err != nil {
+			if err := t.sess.Transfer(ctx, id, region, t.TransferTimeout, "transfer_timeout", t.Wait, t.again); err != nil {
 				errs[i] = fmt.Errorf("bring the image to %s: %w", region, err)
 			}
 		})

@@ -58,11 +58,11 @@ func Search[T any](ctx context.Context, s *Session, find func(context.Context) (
 }
 
 // Transfer brings an image to a region, if it isn't there. A transfer that
-// DigitalOcean gives up is begun anew. look says that one may be under way, or
+// DigitalOcean gives up is begun anew. option is what sets the timeout. look says that one may be under way, or
 // be done.
-func (s *Session) Transfer(ctx context.Context, id int, region string, timeout time.Duration, wait, look bool) error {
+func (s *Session) Transfer(ctx context.Context, id int, region string, timeout time.Duration, option string, wait, look bool) error {
 	w := Wait{
-		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: "transfer_timeout", Timeout: timeout, First: 2 * time.Second,
+		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: option, Timeout: timeout, First: 2 * time.Second,
 	}
 	end := time.Now().Add(timeout)
 	find := func(ctx context.Context) (*godo.Action, bool, error) { return s.transferring(ctx, id, region) }
