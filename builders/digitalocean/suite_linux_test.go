@@ -3,14 +3,11 @@
 package digitalocean
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/buildertest"
@@ -157,8 +154,3 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// id makes a bake's id of a number.
-func id(n int) string { return fmt.Sprintf("bake%016s", strconv.Itoa(n)) }
-
-var _ = context.Background
-var _ = time.Now
