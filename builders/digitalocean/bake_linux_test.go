@@ -204,8 +204,8 @@ func (k *bake) must(script string) *builders.Artifact {
 }
 
 // resume finishes the image as another process.
-func (k *bake) resume() (*builders.Artifact, error) {
-	other := New(docloud.NewShared(docloud.Tempo{Scale: quick}))
+func (k *bake) resume(scale float64) (*builders.Artifact, error) {
+	other := New(docloud.NewShared(docloud.Tempo{Scale: scale}))
 	run := *k.run
 	run.Values = map[string]string{}
 	return other.Resume(k.t.Context(), &run, k.ledger.Open())

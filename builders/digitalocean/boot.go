@@ -101,35 +101,39 @@ func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine,
 		}
 	}
 
+	// What fails stops nothing of the rest: a call that is cut off leaves more
+	// to look for than one that is answered.
 	var image godo.DropletCreateImage
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	if b.o.temporaryKey() {
-		g.Go(func() error { return b.makeKey(gctx, run, key) })
+		g.Go(func() error { return b.makeKey(ctx, run, key) })
 	}
-	g.Go(func() (err error) { image, err = b.base(gctx); return err })
+	g.Go(func() (err error) { image, err = b.base(ctx); return err })
 	g.Go(func() error {
 		sources := make(chan error, 1)
 		if b.o.firewall() {
 			go func() (err error) {
 				defer func() { sources <- err }()
-				m.firewallSources, err = b.callers(gctx)
+				m.firewallSources, err = b.callers(ctx)
 				return err
 			}()
 		} else {
 			sources <- nil
 		}
-		terr := sess.MakeTag(gctx, m.tags.build)
+		terr := sess.MakeTag(ctx, m.tags.build)
 		if terr == nil {
-			terr = run.Leases.Created(gctx, tag, m.tags.build)
+			terr = run.Leases.Created(ctx, tag, m.tags.build)
 		} else {
 			terr = fmt.Errorf("make the tag of the bake: %w", terr)
 		}
 		if err := errors.Join(<-sources, terr); err != nil || !b.o.firewall() {
 			return err
 		}
-		return b.makeFirewall(gctx, run, wall)
+		return b.makeFirewall(ctx, run, wall)
 	})
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	m.called = time.Now()
+	if err != nil {
 		return nil, err
 	}
 	m.parent = image.Slug
