@@ -235,7 +235,11 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
-		if _, derr := sess.DeleteImage(cctx, image); derr != nil {
+		_, _, derr := docloud.Search(cctx, sess, func(ctx context.Context) (struct{}, bool, error) { // it may not be seen yet
+			found, err := sess.DeleteImage(ctx, image)
+			return struct{}{}, found, err
+		})
+		if derr != nil {
 			err = errors.Join(err, fmt.Errorf("remove the image %d again: %w", image, derr))
 		}
 		return nil, err
@@ -245,7 +249,15 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 
 // create asks DigitalOcean for the image. The API makes another with each call:
 // after a call without an answer it is looked for among those of its name.
+//
+// A call that has begun is not cut off: there is no ledger here that would say
+// what it may have made.
 func (p *PostProcessor) create(ctx context.Context, s *docloud.Session, address string, before []godo.Image) (int, error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
 	req := &godo.CustomImageCreateRequest{
 		Name: p.o.ImageName, Url: address, Region: p.o.ImageRegions[0], Distribution: p.o.ImageDistribution, Description: p.o.ImageDescription, Tags: p.o.ImageTags,
 	}
