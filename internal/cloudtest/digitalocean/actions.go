@@ -47,6 +47,10 @@ func (c *Cloud) begin(what Action, takes time.Duration, do func(context.Context)
 	if c.fails != nil && c.fails(what) {
 		planned = errPlanned
 	}
+	var held chan struct{}
+	if c.holds != nil && c.holds(what) {
+		held = c.release
+	}
 	c.work.Go(func() {
 		err := planned
 		if err == nil && do != nil {
@@ -54,6 +58,13 @@ func (c *Cloud) begin(what Action, takes time.Duration, do func(context.Context)
 		}
 		if c.wait(takes-time.Since(a.started)) != nil {
 			return
+		}
+		if held != nil {
+			select {
+			case <-held:
+			case <-c.ctx.Done():
+				return
+			}
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()

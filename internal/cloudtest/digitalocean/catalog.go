@@ -100,7 +100,7 @@ func (s *size) view() obj {
 func getAccount(q *request) (any, error) {
 	return obj{"account": obj{
 		"droplet_limit": dropletLimit, "floating_ip_limit": 5, "volume_limit": 10, "email": "someone@example.com", "name": "Someone",
-		"uuid": q.c.account, "email_verified": true, "status": "active", "status_message": "",
+		"uuid": q.c.account, "email_verified": true, "status": q.c.accountStatus, "status_message": "",
 		"team": obj{"uuid": q.c.account, "name": "My Team"},
 	}}, nil
 }

@@ -53,6 +53,8 @@ type Options struct {
 	// (default: an hour); 0: 5000 is what the headers say, and nobody is stopped.
 	RateLimit  int
 	RateWindow time.Duration
+	// Buckets are the Spaces that exist; nil: any that is used.
+	Buckets []string
 	// OpenAPI is DigitalOcean's description as a file. Default: Description().
 	OpenAPI string
 }
@@ -127,6 +129,8 @@ type Cloud struct {
 	violations []string
 	breaches   map[string]bool
 	fails      func(Action) bool
+	holds      func(Action) bool
+	release    chan struct{} // closed when what is held may end
 	deaf       bool
 	tokens     map[string]*token
 	lastID     int
@@ -144,7 +148,9 @@ type Cloud struct {
 	balancers  []*balancer
 	domains    []*domain
 	volumes    []*volume
-	account    string
+	account    string // its UUID
+	// accountStatus is "active".
+	accountStatus string
 }
 
 // New starts the cloud: its API and Spaces listen at 127.0.0.1.
@@ -158,7 +164,7 @@ func New(o Options) (*Cloud, error) {
 	if o.RateWindow == 0 {
 		o.RateWindow = time.Hour
 	}
-	c := &Cloud{o: o, tokens: map[string]*token{}, breaches: map[string]bool{}, lastID: 100_000_000, account: uuid.NewString()}
+	c := &Cloud{o: o, tokens: map[string]*token{}, breaches: map[string]bool{}, lastID: 100_000_000, account: uuid.NewString(), accountStatus: "active"}
 	var err error
 	if o.OpenAPI == "" {
 		c.o.OpenAPI, _ = Description()
@@ -193,7 +199,7 @@ func (c *Cloud) listen() error {
 	c.url = "http://" + l.Addr().String()
 	c.server = &http.Server{Handler: c.handler(), ReadHeaderTimeout: time.Minute}
 	c.work.Go(func() { _ = c.server.Serve(l) })
-	c.spaces, err = newSpaces(filepath.Join(c.o.Dir, "spaces"), c.o.Plan)
+	c.spaces, err = newSpaces(filepath.Join(c.o.Dir, "spaces"), c.o.Buckets, c.o.Plan)
 	return err
 }
 
@@ -246,8 +252,9 @@ func (c *Cloud) Close() error {
 	for _, s := range served {
 		errs = append(errs, s.Close())
 	}
+	errs = append(errs, c.host.Close()) // which ends what is being done to machines
 	c.work.Wait()
-	errs = append(errs, c.host.Close(), os.RemoveAll(filepath.Join(c.o.Dir, "machines")), os.RemoveAll(filepath.Join(c.o.Dir, "imports")))
+	errs = append(errs, os.RemoveAll(filepath.Join(c.o.Dir, "machines")), os.RemoveAll(filepath.Join(c.o.Dir, "imports")))
 	return errors.Join(errs...)
 }
 
@@ -274,6 +281,31 @@ func (c *Cloud) FailActions(f func(Action) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fails = f
+}
+
+// HoldActions sets who decides which actions do not end before release is
+// called, however long they should take. It is asked when an action begins, must not call
+// the cloud, and is forgotten with release.
+func (c *Cloud) HoldActions(f func(Action) bool) (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := make(chan struct{})
+	c.holds, c.release = f, held
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.release == held {
+			c.holds = nil
+		}
+		close(held)
+	})
+}
+
+// SetVisible changes Durations.Visible, also for what is there already.
+func (c *Cloud) SetVisible(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Durations.Visible = d
 }
 
 // IgnoreShutdown makes all droplets deaf to "shutdown": the action completes,

@@ -107,7 +107,11 @@ func (c *Cloud) order(d *droplet, in dropletOrder) (*action, error) {
 		takes = took.Snapshot
 		made := &image{name: in.Name, kind: "snapshot", distribution: d.image.distribution, regions: []string{d.region},
 			minDisk: d.size.disk, sizeGB: 2.36, status: "available", droplet: d.id}
-		do = func(context.Context) (err error) {
+		do = func(ctx context.Context) (err error) {
+			// A machine that runs is halted for the copy, which must not meet its user data at work.
+			ready, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			_ = d.machine.Ready(ready) // what went wrong with it is the droplet's own matter
 			made.content, err = d.root.Content()
 			return err
 		}

@@ -4,6 +4,7 @@ package digitalocean
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -162,11 +163,26 @@ type dropletWish struct {
 	PrivateNetworking bool       `json:"private_networking"`
 	Monitoring        bool       `json:"monitoring"`
 	UserData          string     `json:"user_data"`
-	Volumes           []string   `json:"volumes"`
+	Volumes           []byID     `json:"volumes"`
 	Tags              []string   `json:"tags"`
 	VPC               string     `json:"vpc_uuid"`
 	Agent             *bool      `json:"with_droplet_agent"`
 	PublicNetworking  *bool      `json:"public_networking"`
+}
+
+// byID is how a volume is named: by its id, or, as godo does, by an object with the id.
+type byID string
+
+func (v *byID) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		*v = byID(s)
+		return nil
+	}
+	var o struct{ ID string }
+	err := json.Unmarshal(b, &o)
+	*v = byID(o.ID)
+	return err
 }
 
 func createDroplets(q *request) (any, error) {
@@ -287,7 +303,7 @@ func (q *request) judge(in dropletWish, names []string) (*droplet, error) {
 		}
 	}
 	for _, id := range in.Volumes {
-		v := c.volumeBy(id)
+		v := c.volumeBy(string(id))
 		if v == nil || v.region != d.region {
 			return nil, unprocessable("Volume %s was not found in this region.", id)
 		}
@@ -475,9 +491,6 @@ func deleteDropletsByTag(q *request) (any, error) {
 func (c *Cloud) destroy(d *droplet) {
 	d.gone = true
 	c.droplets = slices.DeleteFunc(c.droplets, func(o *droplet) bool { return o == d })
-	for _, v := range d.volumes {
-		v.droplet = 0
-	}
 	for _, f := range c.firewalls {
 		f.droplets = slices.DeleteFunc(f.droplets, func(id int) bool { return id == d.id })
 	}
@@ -492,6 +505,11 @@ func (c *Cloud) destroy(d *droplet) {
 	c.forgetResource(urn("droplet", fmt.Sprint(d.id)))
 	c.work.Go(func() {
 		err := c.stop(c.ctx, d)
+		c.mu.Lock()
+		for _, v := range d.volumes {
+			v.droplet = 0
+		}
+		c.mu.Unlock()
 		if err == nil && d.root != nil {
 			err = d.root.Remove()
 		}

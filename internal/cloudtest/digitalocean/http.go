@@ -183,7 +183,11 @@ func (c *Cloud) handler() http.Handler {
 			case fault.Refuse:
 				answerError(w, r, forbidden("You are not authorized to perform this operation"))
 			case fault.Throttle:
-				w.Header().Set("Retry-After", "1")
+				h := w.Header()
+				h.Set("Retry-After", "1")
+				h.Set("RateLimit-Limit", "5000")
+				h.Set("RateLimit-Remaining", "0")
+				h.Set("RateLimit-Reset", strconv.FormatInt(time.Now().Add(time.Second).Unix(), 10))
 				answerError(w, r, tooMany())
 			default:
 				answerError(w, r, errors.New("Unexpected server-side error"))

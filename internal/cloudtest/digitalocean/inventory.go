@@ -60,12 +60,12 @@ func (c *Cloud) Left(kinds ...string) []Resource {
 		add("tag", t, "", nil, nil)
 	}
 	for _, v := range c.vpcs {
-		if !v.isDefault {
+		if !v.given {
 			add("vpc", v.id, v.name, []string{v.region}, nil)
 		}
 	}
 	for _, p := range c.projects {
-		if !p.isDefault {
+		if !p.given {
 			add("project", p.id, p.name, nil, nil)
 		}
 	}

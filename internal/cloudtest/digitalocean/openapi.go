@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -97,6 +99,39 @@ func flaws() []flaw {
 		{"a droplet without backups has null as its next_backup_window: one part of the property's allOf does not say that it may", func(doc *openapi3.T) error {
 			return nullable(doc, "droplet", "next_backup_window")
 		}},
+		{"volumes of a new droplet are given as objects with an id by DigitalOcean's own godo, and not as strings", func(doc *openapi3.T) error {
+			p, err := property(doc, "droplet_create", "volumes")
+			if err != nil {
+				return err
+			}
+			p.Items.Value.Type = nil
+			return nil
+		}},
+		{"a firewall without tags is sent with null as its tags: one part of the property's allOf does not say that it may", func(doc *openapi3.T) error {
+			return nullable(doc, "firewall", "tags")
+		}},
+		{"the other end of a firewall's rule may have null as its tags in the same way", func(doc *openapi3.T) error {
+			return nullable(doc, "firewall_rule_target", "tags")
+		}},
+		{"a firewall's rule for icmp has no ports, and the description demands them of every rule", func(doc *openapi3.T) error {
+			s := doc.Components.Schemas["firewall_rule_base"]
+			if s == nil || !slices.Contains(s.Value.Required, "ports") {
+				return errors.New("firewall_rule_base does not demand ports")
+			}
+			s.Value.Required = slices.DeleteFunc(s.Value.Required, func(name string) bool { return name == "ports" })
+			return nil
+		}},
+		{"what a change of a project leaves as it is, godo sends as null", func(doc *openapi3.T) error {
+			var errs []error
+			for _, name := range []string{"name", "description", "purpose", "environment", "is_default"} {
+				errs = append(errs, nullable(doc, "project", name))
+			}
+			p, err := property(doc, "project", "environment")
+			if err == nil {
+				p.Enum = append(p.Enum, nil)
+			}
+			return errors.Join(append(errs, err)...)
+		}},
 	}
 }
 
@@ -176,7 +211,7 @@ func (c *Cloud) checked(next http.Handler) http.Handler {
 		call := r.Method + " " + route.Path
 		// A request that was refused was wrong on purpose, perhaps.
 		if wrong != nil && a.status < 300 {
-			c.breach("request "+call, brief(wrong), body)
+			c.breach("request "+call, brief(wrong), withoutSecrets(body))
 		}
 		out := &openapi3filter.ResponseValidationInput{RequestValidationInput: in, Status: a.status, Header: w.Header(), Options: judging}
 		out.SetBodyBytes(a.body.Bytes())
@@ -199,6 +234,24 @@ func (c *Cloud) breach(call, reason string, body []byte) {
 		c.breaches[key] = true
 		c.violations = append(c.violations, key+": "+string(body))
 	}
+}
+
+// withoutSecrets is a request's body as it may be shown.
+func withoutSecrets(body []byte) []byte {
+	var o map[string]json.RawMessage
+	if json.Unmarshal(body, &o) != nil {
+		return nil
+	}
+	for _, name := range []string{"user_data", "url"} {
+		if _, ok := o[name]; ok {
+			o[name] = json.RawMessage(`"…"`)
+		}
+	}
+	shown, err := json.Marshal(o)
+	if err != nil {
+		return nil
+	}
+	return shown
 }
 
 // copied keeps a copy of the answer.

@@ -17,6 +17,7 @@ type project struct {
 	id                                      string
 	name, description, purpose, environment string
 	isDefault                               bool
+	given                                   bool // there at the beginning
 	created, updated                        time.Time
 	// assigned is when each thing, by its URN, was put in.
 	assigned map[string]time.Time
@@ -24,7 +25,7 @@ type project struct {
 
 func (c *Cloud) defaultProject() *project {
 	return &project{id: uuid.NewString(), name: "first-project", purpose: "Just trying out DigitalOcean", environment: "Development",
-		isDefault: true, created: time.Now(), updated: time.Now(), assigned: map[string]time.Time{}}
+		isDefault: true, given: true, created: time.Now(), updated: time.Now(), assigned: map[string]time.Time{}}
 }
 
 func (c *Cloud) projectView(p *project) obj {

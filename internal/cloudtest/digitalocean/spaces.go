@@ -29,8 +29,7 @@ import (
 )
 
 // spaces is the object store: as much of S3 as an upload needs, with all
-// signatures checked. Buckets are addressed by path, and exist as soon as they are used by
-// who may.
+// signatures checked. Buckets are addressed by path.
 type spaces struct {
 	url, access, secret string
 	dir                 string
@@ -38,6 +37,7 @@ type spaces struct {
 	served              sync.WaitGroup
 
 	mu      sync.Mutex
+	buckets []string           // nil: all that are used
 	stored  map[string]*object // by bucket/key
 	pending map[string]*upload // by id
 	last    int                // names files
@@ -58,7 +58,7 @@ type upload struct {
 	parts      map[int]*object
 }
 
-func newSpaces(dir string, plan *fault.Plan) (*spaces, error) {
+func newSpaces(dir string, buckets []string, plan *fault.Plan) (*spaces, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the store of Spaces: %w", err)
 	}
@@ -68,7 +68,7 @@ func newSpaces(dir string, plan *fault.Plan) (*spaces, error) {
 	}
 	s := &spaces{
 		url: "http://" + l.Addr().String(), access: "DO00" + strings.ToUpper(randomHex(8)), secret: randomHex(22),
-		dir: dir, stored: map[string]*object{}, pending: map[string]*upload{},
+		dir: dir, buckets: buckets, stored: map[string]*object{}, pending: map[string]*upload{},
 	}
 	s.server = &http.Server{Handler: s.handler(plan), ReadHeaderTimeout: time.Minute}
 	s.served.Go(func() { _ = s.server.Serve(l) })
@@ -202,7 +202,15 @@ func (s *spaces) call(w http.ResponseWriter, r *http.Request) error {
 			return &wrong{http.StatusForbidden, "AccessDenied", "Access Denied"}
 		}
 	}
+	s.mu.Lock()
+	if s.buckets != nil && name == "" && r.Method == http.MethodPut && !slices.Contains(s.buckets, bucket) {
+		s.buckets = append(s.buckets, bucket)
+	}
+	there := s.buckets == nil || slices.Contains(s.buckets, bucket)
+	s.mu.Unlock()
 	switch {
+	case !there:
+		return &wrong{http.StatusNotFound, "NoSuchBucket", "The specified bucket does not exist."}
 	case name == "":
 		if r.Method == http.MethodHead || r.Method == http.MethodPut {
 			w.WriteHeader(http.StatusOK) // the bucket is there

@@ -118,7 +118,10 @@ func deleteVolume(q *request) (any, error) {
 	if v.droplet != 0 {
 		return nil, conflict("volume is attached to a Droplet")
 	}
+	if err := v.disk.Remove(); err != nil {
+		return nil, err
+	}
 	q.c.volumes = slices.DeleteFunc(q.c.volumes, func(o *volume) bool { return o == v })
 	q.c.forgetResource(urn("volume", v.id))
-	return nil, v.disk.Remove()
+	return nil, nil
 }

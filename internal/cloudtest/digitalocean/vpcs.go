@@ -17,7 +17,9 @@ type vpc struct {
 	id, name, description, region string
 	ips                           string
 	isDefault                     bool
-	created                       time.Time
+	// given says that it was there at the beginning.
+	given   bool
+	created time.Time
 }
 
 func urn(kind, id string) string { return "do:" + kind + ":" + id }
@@ -31,7 +33,7 @@ func (c *Cloud) defaultVPCs() []*vpc {
 	var all []*vpc
 	for i, r := range c.regions {
 		if r.available {
-			all = append(all, &vpc{id: uuid.NewString(), name: "default-" + r.slug, region: r.slug, ips: fmt.Sprintf("10.%d.0.0/20", 100+i), isDefault: true, created: time.Now()})
+			all = append(all, &vpc{id: uuid.NewString(), name: "default-" + r.slug, region: r.slug, ips: fmt.Sprintf("10.%d.0.0/20", 100+i), isDefault: true, given: true, created: time.Now()})
 		}
 	}
 	return all
