@@ -1,10 +1,12 @@
 package digitalocean
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -420,7 +422,7 @@ func (b *Builder) connect(ctx context.Context, run *builders.Run, id, action int
 		return nil, err
 	}
 	t := communicator.Target{
-		Host: func(context.Context) (string, int, error) { return host, 0, nil }, PrivateKey: b.m.private, Fresh: true, Dir: run.Dir,
+		Host: func(ctx context.Context) (string, int, error) { return host, 0, b.knock(ctx, host) }, PrivateKey: b.m.private, Fresh: true, Dir: run.Dir,
 	}
 	if l.host != nil {
 		t.HostKeys = []string{l.host.public}
@@ -440,6 +442,37 @@ func (b *Builder) connect(ctx context.Context, run *builders.Run, id, action int
 		maps.Copy(run.Values, values)
 	}
 	return m, nil
+}
+
+// knock returns when an SSH server answers, so that no pause between two
+// logins goes by in vain: the first one is made at once. Where the way to the
+// droplet is not a straight one, it does nothing.
+func (b *Builder) knock(ctx context.Context, host string) error {
+	if !b.o.ssh() || b.o.SSHBastionHost != "" || b.o.SSHProxyHost != "" || b.o.SSHHost != "" {
+		return nil
+	}
+	at := net.JoinHostPort(host, strconv.Itoa(b.o.ports()[0]))
+	try := func() bool {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", at)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		end, _ := ctx.Deadline()
+		_ = conn.SetReadDeadline(end) // the connection is closed next
+		hello := make([]byte, 1)
+		n, _ := conn.Read(hello)
+		return n > 0 // one that is not ready, or turns us away, closes
+	}
+	return b.m.sess.Until(ctx, docloud.Wait{What: "an SSH server at " + at, Option: "ssh_timeout", Timeout: cmp.Or(b.o.SSHWaitTimeout, b.o.SSHTimeout), First: 500 * time.Millisecond, Every: time.Second},
+		func(ctx context.Context, wait time.Duration) (bool, error) {
+			if try() {
+				return true, nil
+			}
+			return false, b.m.sess.Pause(ctx, wait)
+		})
 }
 
 // active waits until the droplet is active.
