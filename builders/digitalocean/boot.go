@@ -330,7 +330,7 @@ func (b *Builder) launch(ctx context.Context, run *builders.Run, l launch) (int,
 	s := b.m.sess
 	req := &godo.DropletCreateRequest{
 		Name: l.name, Region: b.o.Region, Size: b.o.Size, Image: l.image, SSHKeys: []godo.DropletCreateSSHKey{},
-		IPv6: b.o.IPv6, PrivateNetworking: b.o.PrivateNetworking, VPCUUID: b.o.VPCUUID, Monitoring: b.o.Monitoring, WithDropletAgent: b.o.DropletAgent,
+		IPv6: b.o.IPVersionSix, PrivateNetworking: b.o.PrivateNetworking, VPCUUID: b.o.VPCUUID, Monitoring: b.o.Monitoring, WithDropletAgent: b.o.DropletAgent,
 		UserData: l.userData, Tags: append(b.m.tags.all(), b.o.Tags...),
 	}
 	req.Backups = l.whole && b.o.Backups

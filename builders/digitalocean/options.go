@@ -74,8 +74,8 @@ type Options struct {
 	// ReservedIP is a reserved address of yours, assigned to nothing else, that
 	// the droplet has while it is baked and is reached by. Ingot's own.
 	ReservedIP string `cfg:"reserved_ip"`
-	// IPv6 gives the droplet an address of version 6 too.
-	IPv6 bool `cfg:"ipv6"`
+	// IPVersionSix gives the droplet an address of version 6 too.
+	IPVersionSix bool `cfg:"ipv6"`
 	// Monitoring has DigitalOcean's agent for metrics installed.
 	Monitoring bool `cfg:"monitoring"`
 	// DropletAgent has DigitalOcean's agent for the web console installed, or not.
@@ -243,6 +243,12 @@ func (o *Options) static(env *builders.CheckEnv) []config.Problem {
 		bad("ssh_key_id", "", "ssh_key_id is negative")
 	case o.SSHKeyID > 0 && o.SSHPrivateKeyFile == "" && !o.SSHAgentAuth:
 		bad("ssh_key_id", "Give ssh_private_key_file, or ssh_agent_auth.", "ssh_key_id is given without the private key")
+	}
+	for option, given := range map[string]bool{"ssh_keypair_name": o.SSHKeypairName != "", "temporary_key_pair_name": o.TemporaryKeyPairName != ""} {
+		if given {
+			ps = append(ps, config.Problem{Option: option, Warning: true, Summary: option + " is left aside",
+				Detail: "A temporary key has a name by which `ingot sweep` finds it; a key of the account is given as ssh_key_id."})
+		}
 	}
 	if _, err := o.userData(env.Dir, &hostKey{public: strings.Repeat("k", 80), private: strings.Repeat("k", 400)}); err != nil {
 		option := "user_data"

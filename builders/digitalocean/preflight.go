@@ -169,7 +169,7 @@ func (b *Builder) checkRegions(ctx context.Context, s *docloud.Session, bad badF
 		switch {
 		case !r.Available:
 			bad("region", "", "DigitalOcean makes no new droplets in %s", b.o.Region)
-		case b.o.IPv6 && !slices.Contains(r.Features, "ipv6"):
+		case b.o.IPVersionSix && !slices.Contains(r.Features, "ipv6"):
 			bad("ipv6", "", "The region %s has no addresses of version 6", b.o.Region)
 		case b.o.Backups && !slices.Contains(r.Features, "backups"):
 			bad("backups", "", "The region %s has no backups", b.o.Region)
