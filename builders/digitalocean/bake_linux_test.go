@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +35,13 @@ type ledger struct {
 	gone map[string]bool
 	// fail is asked before each write.
 	fail func(what string, l builders.Lease) error
+	// dead is set when the process has been killed: nothing is written any more.
+	dead *atomic.Bool
 }
+
+var errDead = errors.New("the process is dead")
+
+func (l *ledger) killed() bool { return l.dead != nil && l.dead.Load() }
 
 func (l *ledger) write(what string, lease builders.Lease) error {
 	if l.fail == nil {
@@ -46,6 +53,9 @@ func (l *ledger) write(what string, lease builders.Lease) error {
 func (l *ledger) Intend(_ context.Context, kind, name string, data map[string]string) (builders.Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.killed() {
+		return builders.Lease{}, errDead
+	}
 	lease := builders.Lease{ID: fmt.Sprint(len(l.all) + 1), BakeID: l.bake, Builder: "digitalocean", Kind: kind, Name: name, Data: maps.Clone(data), Created: time.Now()}
 	l.all = append(l.all, lease)
 	return lease, l.write("intend", lease)
@@ -54,6 +64,9 @@ func (l *ledger) Intend(_ context.Context, kind, name string, data map[string]st
 func (l *ledger) Created(_ context.Context, lease builders.Lease, id string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.killed() {
+		return errDead
+	}
 	for i := range l.all {
 		if l.all[i].ID == lease.ID {
 			l.all[i].ExternalID = id
@@ -65,6 +78,9 @@ func (l *ledger) Created(_ context.Context, lease builders.Lease, id string) err
 func (l *ledger) Released(_ context.Context, lease builders.Lease) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.killed() {
+		return errDead
+	}
 	if l.gone == nil {
 		l.gone = map[string]bool{}
 	}

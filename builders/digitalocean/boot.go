@@ -453,7 +453,7 @@ func (b *Builder) knock(ctx context.Context, host string) error {
 	}
 	at := net.JoinHostPort(host, strconv.Itoa(b.o.ports()[0]))
 	try := func() bool {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 		defer cancel()
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", at)
 		if err != nil {
@@ -586,6 +586,9 @@ func (o *Options) projectID(ctx context.Context, s *docloud.Session) (string, er
 
 // BootProof implements builders.Proofer.
 func (b *Builder) BootProof(ctx context.Context, run *builders.Run, a *builders.Artifact) (machine.Machine, error) {
+	if !b.o.remote() {
+		return nil, fmt.Errorf("a droplet booted from the image cannot be looked at: %w (communicator = %q)", machine.ErrNone, communicator.None)
+	}
 	_, text, _ := strings.Cut(a.ID, ":")
 	id, err := docloud.IDOf(text)
 	if err != nil {

@@ -111,7 +111,12 @@ func ask(ctx context.Context, url string) (a netip.Addr, err error) {
 	if err != nil {
 		return a, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// As the droplet will be reached: by version 4, and by no proxy.
+	way := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp4", addr)
+	}}
+	defer way.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: way}).Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -127,8 +132,8 @@ func ask(ctx context.Context, url string) (a netip.Addr, err error) {
 		return a, fmt.Errorf("temporary_firewall_check_url answers %s", resp.Status)
 	}
 	a, err = netip.ParseAddr(strings.TrimSpace(string(text)))
-	if err != nil || a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() {
-		return a, errors.New("temporary_firewall_check_url does not answer with a public address")
+	if a = a.Unmap(); err != nil || !a.Is4() || !a.IsGlobalUnicast() || a.IsPrivate() {
+		return a, errors.New("temporary_firewall_check_url does not answer with a public address of version 4")
 	}
-	return a.Unmap(), nil
+	return a, nil
 }

@@ -297,6 +297,78 @@ func TestKilledWhileSnapshotting(t *testing.T) {
 	}
 }
 
+// TestKilledAtEveryCall kills a bake when a call has had its effect and before it
+// is answered, at each call from the first to the last. Another process has the
+// ledger as it was then, and resumes or sweeps.
+func TestKilledAtEveryCall(t *testing.T) {
+	c := cloud(t, digitalocean.Options{Durations: digitalocean.Durations{Visible: durations().Visible}})
+	t.Setenv("DIGITALOCEAN_TOKEN", c.Token())
+	const scale = 40
+	killed := errors.New("killed")
+	points, resumed := 0, 0
+	for n := 1; ; n++ {
+		k := begin(t, c, docloud.NewShared(docloud.Tempo{Scale: scale}), source(c, "snapshot_regions = [\"fra1\"]\nsnapshot_tags = [\"web\"]"))
+		k.b.o.SnapshotName = k.run.BakeID
+		ctx, cancel := context.WithCancel(t.Context())
+		var dead atomic.Bool
+		at := ""
+		c.Plan().Reset()
+		c.Plan().Done(func(call fault.Call) {
+			if call.N == n {
+				at = call.Action
+				k.ledger.mu.Lock() // nothing is being written
+				dead.Store(true)
+				k.ledger.mu.Unlock()
+				cancel()
+			}
+		})
+		k.ledger.dead = &dead
+		_, err := k.image(ctx, "true")
+		cancel()
+		c.Plan().Done(nil)
+		if k.machine != nil {
+			_ = k.machine.Close()
+			k.machine = nil
+		}
+		k.ledger.dead = nil
+		k.b = New(docloud.NewShared(docloud.Tempo{Scale: scale}))
+		if !dead.Load() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.end(killed)
+			nothingLeft(t, c, "web")
+			break
+		}
+		points++
+		var a *builders.Artifact
+		err = killed
+		if slices.ContainsFunc(k.ledger.Open(), func(l builders.Lease) bool { return l.Kind == leaseSource }) || slices.ContainsFunc(k.ledger.Open(), func(l builders.Lease) bool { return l.Kind == leaseSnapshot && l.ExternalID != "" }) {
+			if a, err = k.resume(scale); err != nil {
+				t.Errorf("killed at call %d, %s: resume: %v", n, at, err)
+			} else {
+				resumed++
+			}
+		}
+		k.end(err)
+		for _, name := range left(c, "web") {
+			t.Errorf("killed at call %d, %s: left: %s", n, at, name)
+		}
+		if images := c.Left("image"); (a != nil) != (len(images) == 1) || a != nil && (len(images[0].Regions) != 2 || !slices.Contains(images[0].Tags, "web")) {
+			t.Errorf("killed at call %d, %s: %v", n, at, images)
+		}
+		if a != nil {
+			if err := a.Destroy(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Logf("%d points, %d resumed", points, resumed)
+	if points < 15 || resumed < 3 {
+		t.Errorf("only %d points, of which %d could be resumed", points, resumed)
+	}
+}
+
 // TestFirewall: while the droplet is there, only who is admitted gets through.
 func TestFirewall(t *testing.T) {
 	c := cloud(t, digitalocean.Options{Durations: durations()})
@@ -357,8 +429,8 @@ func TestCallers(t *testing.T) {
 	}
 	b.m = &droplet{sess: s}
 	for text, want := range map[string]string{
-		"203.0.113.7\n": "203.0.113.7/32", "2001:db8::7": "2001:db8::7/128", "::ffff:203.0.113.7": "203.0.113.7/32",
-		"10.0.0.1": "", "127.0.0.1": "", "0.0.0.0": "", "<html>": "", "": "", "203.0.113.7 198.51.100.1": "",
+		"203.0.113.7\n": "203.0.113.7/32", "::ffff:203.0.113.7": "203.0.113.7/32",
+		"10.0.0.1": "", "2001:db8::7": "", "127.0.0.1": "", "0.0.0.0": "", "<html>": "", "": "", "203.0.113.7 198.51.100.1": "",
 	} {
 		answer = text
 		got, err := b.callers(t.Context())

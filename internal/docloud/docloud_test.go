@@ -253,6 +253,19 @@ func TestThrottled(t *testing.T) {
 	}
 }
 
+func TestStrain(t *testing.T) {
+	tr := &transport{}
+	for _, test := range []struct {
+		limit, left string
+		want        float64
+	}{{"", "", 1}, {"5000", "4999", 1}, {"5000", "2000", 2}, {"5000", "1000", 4}, {"x", "0", 4}, {"0", "0", 4}, {"5000", "0", 8}, {"5000", "5000", 1}} {
+		tr.note(http.Header{"Ratelimit-Limit": {test.limit}, "Ratelimit-Remaining": {test.left}})
+		if got := tr.strain(); got != test.want {
+			t.Errorf("%s of %s left: %v, want %v", test.left, test.limit, got, test.want)
+		}
+	}
+}
+
 func TestHangs(t *testing.T) {
 	nobody(t)
 	var calls atomic.Int32
@@ -360,7 +373,7 @@ func TestWatchGivesUp(t *testing.T) {
 }
 
 func TestUntil(t *testing.T) {
-	s := &Session{tempo: Tempo{Scale: 1000}}
+	s := &Session{tempo: Tempo{Scale: 1000}, transport: &transport{}}
 	w := Wait{What: "the moon", Option: "moon_timeout", Timeout: 50 * time.Millisecond}
 	err := s.Until(t.Context(), w, func(ctx context.Context, wait time.Duration) (bool, error) {
 		_ = s.Pause(ctx, wait)

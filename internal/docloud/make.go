@@ -30,7 +30,7 @@ func Once[T any](ctx context.Context, s *Session, make func(context.Context) (T,
 		if ctx.Err() != nil {
 			return none, context.Cause(ctx)
 		}
-		if Refused(err) && try == 0 {
+		if _, over := errors.AsType[*TimeoutError](err); over || Refused(err) && try == 0 {
 			return none, err
 		}
 		it, found, ferr := Search(ctx, s, find)
@@ -141,7 +141,7 @@ func (s *Session) DeleteImage(ctx context.Context, id int) (found bool, err erro
 
 // whenFree removes something, as soon as it isn't busy any more.
 func (s *Session) whenFree(ctx context.Context, what string, remove func(context.Context) error) (found bool, err error) {
-	w := Wait{What: what + " to be free, to destroy it", Option: "none of the options", Timeout: busyTime}
+	w := Wait{What: what + " to be free, to destroy it", Timeout: busyTime}
 	err = s.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
 		switch err := remove(ctx); {
 		case err == nil:

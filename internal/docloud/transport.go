@@ -42,6 +42,8 @@ type transport struct {
 	mu    sync.Mutex
 	until time.Time // nobody calls before: there are too many calls
 	calls int
+	left  float64 // the part of the calls of an hour that is left, as the API says
+	told  bool    // whether it does
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -124,6 +126,34 @@ func (t *transport) gate(ctx context.Context) error {
 	}
 }
 
+// note remembers how many calls are left.
+func (t *transport) note(h http.Header) {
+	limit, err := strconv.ParseFloat(h.Get("RateLimit-Limit"), 64)
+	left, lerr := strconv.ParseFloat(h.Get("RateLimit-Remaining"), 64)
+	if err != nil || lerr != nil || limit <= 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.left, t.told = left/limit, true
+}
+
+// strain is by how much waits are to be longer than usual, because most of the
+// hour's calls have been made.
+func (t *transport) strain() float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !t.told || t.left > 0.5:
+		return 1
+	case t.left > 0.25:
+		return 2
+	case t.left > 0.1:
+		return 4
+	}
+	return 8
+}
+
 func (t *transport) backoff(try int) time.Duration {
 	d := t.waitMin << min(try, 16)
 	if d > t.waitMax || d <= 0 {
@@ -160,6 +190,7 @@ func (t *transport) once(req *http.Request, body []byte) (*http.Response, error)
 		return nil, cause(ctx, err)
 	}
 	defer resp.Body.Close()
+	t.note(resp.Header)
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, cause(ctx, fmt.Errorf("read the answer: %w", err))

@@ -47,13 +47,16 @@ func (s *Session) Settle() time.Duration { return s.tempo.of(settleTime) }
 // TimeoutError says that a wait was over.
 type TimeoutError struct {
 	What    string // "the snapshot of droplet 5"
-	Option  string // which changes it
+	Option  string // which changes it; empty: none does
 	Timeout time.Duration
 	Last    error // what was seen last, if that was an error
 }
 
 func (e *TimeoutError) Error() string {
-	s := fmt.Sprintf("waited %v for %s (%s is how long to wait)", e.Timeout, e.What, e.Option)
+	s := fmt.Sprintf("waited %v for %s", e.Timeout, e.What)
+	if e.Option != "" {
+		s += fmt.Sprintf(" (%s is how long to wait)", e.Option)
+	}
 	if e.Last != nil {
 		s += fmt.Sprintf("; at last: %v", e.Last)
 	}
@@ -94,7 +97,7 @@ func (s *Session) Until(ctx context.Context, w Wait, look func(ctx context.Conte
 		// An interval in proportion to the time that has gone by costs the same
 		// part of every wait, and few looks at a long one.
 		wait := min(max(first, time.Since(start)/20), every)
-		wait = time.Duration((0.85 + 0.3*rand.Float64()) * float64(wait))
+		wait = time.Duration((0.85 + 0.3*rand.Float64()) * s.transport.strain() * float64(wait))
 		done, err := look(tctx, wait)
 		switch {
 		case done && err == nil:
