@@ -5,6 +5,7 @@ package digitalocean
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,19 +17,22 @@ import (
 	"github.com/ingotbuild/ingot/internal/docloud"
 )
 
+// varying is what differs between two bakes in the path of a call.
+var varying = regexp.MustCompile(`[0-9a-f]{2}(:[0-9a-f]{2}){15}|[0-9a-f-]{36}|[0-9]{6,}|(ingot|for)-[^/]*`)
+
+// point is one call of a bake: the first of its kind, or the second. Further
+// looks at the same thing are the same call again.
+type point struct {
+	action string
+	nth    int
+	f      fault.Fault
+}
+
 // TestEveryCallEveryFault lets each call of a bake fail in each way, from the
 // first to the last of its release. Whatever comes of it, nothing temporary is
 // left; and an image is whole in all regions, or can be resumed to be so, or is
 // gone.
 func TestEveryCallEveryFault(t *testing.T) {
-	type point struct {
-		n int
-		f fault.Fault
-	}
-	points := make(chan point)
-	var mu sync.Mutex
-	tried, outcomes, last := 0, map[string]int{}, 0
-	var wg sync.WaitGroup
 	const workers = 3
 	var clouds [workers]*digitalocean.Cloud
 	for i := range clouds {
@@ -37,70 +41,83 @@ func TestEveryCallEveryFault(t *testing.T) {
 	for i, c := range clouds { // where another process finds the token again
 		t.Setenv([...]string{"DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN", "DIGITALOCEAN_API_TOKEN"}[i], c.Token())
 	}
+	// One bake without a fault says which calls there are.
+	if met, outcome := oneFault(t, clouds[0], point{}); met || outcome != "baked" {
+		t.Fatalf("a bake without a fault has %s", outcome)
+	}
+	seen := map[string]int{}
+	var all []point
+	for _, call := range clouds[0].Plan().Calls() {
+		action := varying.ReplaceAllString(call.Action, "*")
+		if seen[action]++; seen[action] > 2 || strings.HasPrefix(action, "GET") && seen[action] > 1 {
+			continue
+		}
+		for _, f := range fault.All() {
+			all = append(all, point{action, seen[action], f})
+		}
+	}
+	points := make(chan point)
+	var mu sync.Mutex
+	outcomes := map[string]int{}
+	tried := 0
+	var wg sync.WaitGroup
 	for _, c := range clouds {
 		wg.Go(func() {
 			for p := range points {
-				where, outcome := oneFault(t, c, p.n, p.f)
+				met, outcome := oneFault(t, c, p)
 				mu.Lock()
-				if where != "" {
+				if met {
 					tried++
-					outcomes[outcome]++
-					last = max(last, p.n)
+				} else {
+					outcome = "not met"
 				}
+				outcomes[outcome]++
 				mu.Unlock()
 			}
 		})
 	}
-	// A bake has about 35 calls, more when it waits; that all were tried is seen
-	// by the last ones that were never reached.
-	const most = 60
-	for n := 1; n <= most; n++ {
-		for _, f := range fault.All() {
-			points <- point{n, f}
-		}
-		mu.Lock()
-		over := n-last > 6
-		mu.Unlock()
-		if over {
-			break
-		}
+	for _, p := range all {
+		points <- p
 	}
 	close(points)
 	wg.Wait()
-	t.Logf("%d points: %d calls, with %d faults each: %v", tried, last, len(fault.All()), outcomes)
-	if last < 25 || last > most-6 {
-		t.Errorf("the last call that could be made to fail is number %d", last)
+	t.Logf("%d points: %d calls of %d kinds, with %d faults each: %v", tried, len(all)/len(fault.All()), len(seen), len(fault.All()), outcomes)
+	if len(seen) < 15 || tried < len(all)*9/10 {
+		t.Errorf("of %d points only %d were tried", len(all), tried)
 	}
 }
 
-// oneFault bakes with a fault at the nth call. where is empty when there was no
-// such call.
-func oneFault(t *testing.T, c *digitalocean.Cloud, n int, f fault.Fault) (where, outcome string) {
+// oneFault bakes with a fault at one call, and says whether it came to it.
+func oneFault(t *testing.T, c *digitalocean.Cloud, p point) (met bool, outcome string) {
 	// Slower than elsewhere, so that a bake has not many looks that find nothing new.
 	const scale = 40
 	k := begin(t, c, docloud.NewShared(docloud.Tempo{Scale: scale}), strings.Replace(source(c, `
 snapshot_regions    = ["fra1"]
-snapshot_tags       = ["web"]
 http_timeout        = "1500ms"
 http_retry_wait_min = 0.01
 http_retry_wait_max = 0.05
 http_retry_max      = 2
 `), `"suite"`, `"x"`, 1))
-	k.b.o.SnapshotName = k.run.BakeID
+	wanted := "for-" + k.run.BakeID // a tag that is not there yet
+	k.b.o.SnapshotName, k.b.o.SnapshotTags = k.run.BakeID, []string{wanted}
 	fails := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s at call %d, %s: %s", f, n, where, fmt.Sprintf(format, args...))
+		t.Errorf("%s at %s (%d): %s", p.f, p.action, p.nth, fmt.Sprintf(format, args...))
 	}
 	var mu sync.Mutex
+	count := 0
 	c.Plan().Reset()
 	c.Plan().Decide(func(call fault.Call) fault.Fault {
-		if call.N != n {
+		if varying.ReplaceAllString(call.Action, "*") != p.action {
 			return fault.None
 		}
 		mu.Lock()
-		where = call.Action
-		mu.Unlock()
-		return f
+		defer mu.Unlock()
+		if count++; count != p.nth {
+			return fault.None
+		}
+		met = true
+		return p.f
 	})
 	a, err := k.image(t.Context(), "echo x >/srv/file")
 	if k.machine != nil {
@@ -132,12 +149,14 @@ http_retry_max      = 2
 	}
 	k.b = New(docloud.NewShared(docloud.Tempo{Scale: scale})) // a process that knows only the ledger
 	k.end(err)
-	ours := func(r digitalocean.Resource) bool { return strings.Contains(r.String(), k.run.BakeID) }
+	ours := func(r digitalocean.Resource) bool {
+		return strings.Contains(r.String(), k.run.BakeID) && r.ID != wanted
+	}
 	regions := 0
 	for _, r := range c.Left() {
 		if r.Kind == "image" && err == nil && ours(r) {
 			regions = len(r.Regions)
-			if !slices.Contains(r.Tags, "web") {
+			if !slices.Contains(r.Tags, wanted) {
 				fails("the image lacks its tag")
 			}
 		} else if ours(r) {
@@ -155,5 +174,5 @@ http_retry_max      = 2
 			fails("destroyed, and left: %v", images)
 		}
 	}
-	return where, outcome
+	return met, outcome
 }
