@@ -1,0 +1,63 @@
+//go:build linux
+
+package digitalocean
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ingotbuild/ingot/internal/cloudtest/digitalocean"
+	"github.com/ingotbuild/ingot/internal/docloud"
+)
+
+// BenchmarkBake measures what a bake takes over what the cloud itself takes for
+// it: to make the droplet, to boot it, to shut it down, to take the snapshot and
+// show it, and to bring it to another region, one after the other. The cloud, and
+// how often it is asked, are five times as fast as DigitalOcean; what this
+// host does, such as the cryptography of SSH and the droplets themselves, is not.
+func BenchmarkBake(b *testing.B) {
+	const faster = 5
+	d := digitalocean.Realistic().Scale(1.0 / faster)
+	path := d.Create + d.SSH + d.Shutdown + d.Snapshot + d.Visible + d.Transfer
+	for _, n := range []int{1, 20} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := cloud(b, digitalocean.Options{Durations: d})
+			var took time.Duration
+			calls := 0
+			for b.Loop() {
+				shared := docloud.NewShared(docloud.Tempo{Scale: faster})
+				c.Plan().Reset()
+				var all []*bake
+				for range n {
+					all = append(all, begin(b, c, shared, source(c, `snapshot_regions = ["fra1"]`)))
+				}
+				start := time.Now()
+				var mu sync.Mutex
+				var wg sync.WaitGroup
+				for _, k := range all {
+					wg.Go(func() {
+						began := time.Now()
+						k.check()
+						_, err := k.image(b.Context(), "true")
+						if err != nil {
+							b.Errorf("%s: %v", k.run.BakeID, err)
+						}
+						k.end(err)
+						mu.Lock()
+						defer mu.Unlock()
+						took += time.Since(began)
+					})
+				}
+				wg.Wait()
+				calls += len(c.Plan().Calls())
+				b.Logf("%d bakes in %v; the cloud's part of each is %v", n, time.Since(start).Round(time.Millisecond), path)
+			}
+			mean := took / time.Duration(b.N*n)
+			b.ReportMetric(100*float64(mean-path)/float64(path), "%over")
+			b.ReportMetric(float64(calls)/float64(b.N*n), "calls/bake")
+			b.ReportMetric(mean.Seconds(), "s/bake")
+		})
+	}
+}
