@@ -447,7 +447,7 @@ func (l *launch) oneOfFleet(ctx context.Context, lease builders.Lease, template 
 		}
 	}
 	in := &ec2.CreateFleetInput{
-		Type: types.FleetTypeInstant,
+		Type:                        types.FleetTypeInstant,
 		TargetCapacitySpecification: &types.TargetCapacitySpecificationRequest{TotalTargetCapacity: aws.Int32(1), DefaultTargetCapacityType: kind},
 		LaunchTemplateConfigs: []types.FleetLaunchTemplateConfigRequest{{
 			LaunchTemplateSpecification: &types.FleetLaunchTemplateSpecificationRequest{LaunchTemplateId: &template, Version: aws.String("$Latest")},
