@@ -400,12 +400,22 @@ func (t *tail) create(ctx context.Context) (string, error) {
 	err := t.session.Wait(ctx, awscloud.Wait{What: "an AMI to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
 		var err error
 		id, err = make(ctx, t.session.EC2(p.Region))
-		if notStopped(err) {
+		if notStopped(err) && !t.ended(ctx) {
 			return false, awscloud.Code(err), nil
 		}
 		return err == nil, "", err
 	})
 	return id, err
+}
+
+// ended says that the instance to make the image of is gone, or going.
+func (t *tail) ended(ctx context.Context) bool {
+	if t.plan.Create == nil {
+		return false
+	}
+	i, err := t.session.Instances(t.plan.Region).Get(ctx, aws.ToString(t.plan.Create.InstanceId))
+	state := awscloud.InstanceState(i)
+	return awscloud.IsNotFound(err) || state == types.InstanceStateNameTerminated || state == types.InstanceStateNameShuttingDown
 }
 
 func notStopped(err error) bool {
@@ -723,12 +733,8 @@ func (t *tail) side(ctx context.Context, r *regionImage, steps []step) error {
 	var wg sync.WaitGroup
 	for i, s := range steps {
 		wg.Go(func() {
-			err := t.session.Wait(ctx, awscloud.Wait{What: r.id() + " to take: " + s.what, First: -1}, func(ctx context.Context) (bool, string, error) {
-				err := s.do(ctx)
-				return err == nil, "", err
-			})
-			if err != nil {
-				errs[i] = fmt.Errorf("%s: %s: %w", r.id(), s.what, called(err))
+			if err := t.patiently(ctx, r.id()+" to take: "+s.what, s.do); err != nil {
+				errs[i] = fmt.Errorf("%s: %s: %w", r.id(), s.what, err)
 			}
 		})
 	}
@@ -743,6 +749,15 @@ func (t *tail) side(ctx context.Context, r *regionImage, steps []step) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// patiently makes a call, again while it is throttled, or EC2 does not know yet
+// what it is about.
+func (t *tail) patiently(ctx context.Context, what string, call func(context.Context) error) error {
+	return called(t.session.Wait(ctx, awscloud.Wait{What: what, First: -1}, func(ctx context.Context) (bool, string, error) {
+		err := call(ctx)
+		return err == nil, "", err
+	}))
 }
 
 func (p *imagePlan) launchPermissions() []types.LaunchPermission {
