@@ -308,19 +308,20 @@ func TestSlowReader(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	resumed := w.Sessions()[0].Resumed
 	select {
 	case <-sent:
 		t.Error("everything is under way while nobody reads")
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(6 * w.cfg.Ping):
+	}
+	if n := w.Sessions()[0].Resumed; n != resumed {
+		t.Errorf("the connection was cut %d times while nobody read", n-resumed)
 	}
 	want := sha256.New()
 	_, _ = io.CopyN(want, rand.NewChaCha8([32]byte{2}), size)
 	got := sha256.New()
 	if n, err := io.CopyN(got, c, size); err != nil || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
 		t.Errorf("%d bytes, %v, or others than were sent", n, err)
-	}
-	if s := w.Sessions(); s[0].Resumed != 0 {
-		t.Errorf("the connection was cut %d times", s[0].Resumed)
 	}
 }
 
@@ -338,6 +339,96 @@ func TestWaitsForTheAgent(t *testing.T) {
 	if !strings.Contains(w.events.String(), "Waiting for the SSM agent of "+target) {
 		t.Errorf("events: %q", w.events)
 	}
+}
+
+// A moment after its handshake, the agent acknowledges data and drops it.
+func TestAgentIsDeafAtFirst(t *testing.T) {
+	for name, version := range agents {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, ssmtest.Options{AgentVersion: version, Deaf: 20 * time.Millisecond}, echo)
+			w.cfg.Settle = 0 // the default
+			transfer(t, dial(t, w.open(t)), 1000)
+		})
+	}
+}
+
+// A connection over which nothing comes any more, without an error, is given up for another.
+func TestSilence(t *testing.T) {
+	w := newWorld(t, ssmtest.Options{}, echo)
+	server := httptest.NewServer(w.Service)
+	defer server.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer l.Close()
+	var conns, silent atomic.Int64 // connections with a number up to silent say nothing more
+	pump := func(n int64, to, from net.Conn) {
+		defer to.Close()
+		defer from.Close()
+		b := make([]byte, 32<<10)
+		for {
+			k, err := from.Read(b)
+			if err != nil {
+				return
+			}
+			if n > silent.Load() {
+				if _, err := to.Write(b[:k]); err != nil {
+					return
+				}
+			}
+		}
+	}
+	work.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				near.Close()
+				continue
+			}
+			n := conns.Add(1)
+			work.Go(func() { pump(n, far, near) })
+			work.Go(func() { pump(n, near, far) })
+		}
+	})
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	w.cfg.Client = ssm.New(ssm.Options{
+		// Only the WebSockets take the way that falls silent.
+		Region: "eu-west-1", BaseEndpoint: aws.String(server.URL), HTTPClient: redirected{&http.Client{Transport: transport}, l.Addr().String()},
+		Credentials: credentials.NewStaticCredentialsProvider("AKIDEXAMPLE", "secret", ""), RetryMaxAttempts: 1,
+	})
+	w.cfg.Ping = 50 * time.Millisecond
+	tunnel, err := Open(t.Context(), w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tunnel.Close()
+	c := dial(t, tunnel)
+	transfer(t, c, 1000)
+	before := w.Sessions()[0].Resumed
+	silent.Store(conns.Load())
+	transfer(t, c, 1000)
+	if s := w.Sessions(); len(s) != 1 || s[0].Resumed == before {
+		t.Errorf("sessions %+v, want that it was resumed after %d times", s, before)
+	}
+}
+
+// redirected gives the API the host that StreamUrl is to name.
+type redirected struct {
+	*http.Client
+	host string
+}
+
+func (r redirected) Do(req *http.Request) (*http.Response, error) {
+	req.Host = r.host
+	return r.Client.Do(req)
 }
 
 func TestRefusals(t *testing.T) {

@@ -5,6 +5,7 @@ package amazonimport
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -37,8 +38,8 @@ type Options struct {
 	// S3BucketName is a bucket in the region, which the role of RoleName can read.
 	S3BucketName string `cfg:"s3_bucket_name,required"`
 	// S3KeyName is the object's name there, which must not be in use; a Go
-	// template with the generated values. Default:
-	// "packer-import-{{timestamp}}." and the format.
+	// template with the generated values. Default: "packer-import-{{timestamp}}-",
+	// eight letters that tell it from those of other bakes, and the format.
 	S3KeyName string `cfg:"s3_key_name" render:"late"`
 	// S3Encryption is how S3 encrypts the object: "AES256" or "aws:kms".
 	// Default: as the bucket says.
@@ -185,11 +186,13 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 		return nil, err
 	}
 	j := &job{PostProcessor: p, env: env, session: session, bucket: p.o.S3BucketName, key: p.o.S3KeyName, format: disk.format}
+	letters := strings.ToLower(rand.Text()[:8])
+	j.id = env.BakeID + letters
 	if disk.convert {
 		j.format = "vmdk"
 	}
 	if j.key == "" {
-		j.key = "packer-import-{{timestamp}}." + j.format
+		j.key = "packer-import-{{timestamp}}-" + letters + "." + j.format
 	}
 	if j.key, err = dir.Render(j.key, nil); err != nil {
 		return nil, fmt.Errorf("s3_key_name: %w", err)
@@ -219,6 +222,7 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 type job struct {
 	*PostProcessor
 	env         *postprocessors.Env
+	id          string // of this import: the bake's, and more letters
 	session     *awscloud.Session
 	bucket, key string
 	format      string
@@ -264,7 +268,7 @@ func loopback(host string) bool {
 
 // run uploads, imports and finishes, and leaves nothing else behind.
 func (j *job) run(ctx context.Context, path string) (_ *builders.Artifact, err error) {
-	ledger := newLeases(j.id())
+	ledger := newLeases(j.id)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, j.release(ctx, ledger))
@@ -279,10 +283,15 @@ func (j *job) run(ctx context.Context, path string) (_ *builders.Artifact, err e
 		return nil, errors.Join(err, left)
 	}
 	if left != nil {
-		j.env.Events.Warn(left.Error()) // the AMI is well
+		// The AMI is well, and in the end there is another try.
+		defer func() {
+			if left := j.removeObject(ctx); left != nil {
+				j.env.Events.Warn(left.Error())
+			}
+		}()
 	}
 	run := &builders.Run{
-		BakeID: j.id(), Name: j.env.BuildName, Type: "amazon-import", Dir: j.env.Dir, Force: j.env.Force, Created: time.Now(),
+		BakeID: j.id, Name: j.env.BuildName, Type: "amazon-import", Dir: j.env.Dir, Force: j.env.Force, Created: time.Now(),
 		Values: map[string]string{}, Leases: ledger, Events: j.env.Events,
 	}
 	name := j.o.AMIName

@@ -2,8 +2,6 @@ package amazonimport
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -20,23 +18,17 @@ import (
 // imported is the AMI of a completed import.
 type imported struct{ id, name string }
 
-// id names this import among those of the bake: letters and digits.
-func (j *job) id() string {
-	sum := sha256.Sum256([]byte(j.session.Region + "/" + j.bucket + "/" + j.key))
-	return j.env.BakeID + hex.EncodeToString(sum[:4])
-}
-
 // request is the call that begins the import. Made again, it begins no other.
 func (j *job) request() *ec2.ImportImageInput {
 	in := &ec2.ImportImageInput{
-		ClientToken: aws.String("ingot-" + j.id()), Description: aws.String("Ingot: " + j.env.BuildName),
+		ClientToken: aws.String("ingot-" + j.id), Description: aws.String("Ingot: " + j.env.BuildName),
 		Architecture: optional(j.o.Architecture), BootMode: types.BootModeValues(j.o.BootMode), Platform: optional(j.o.Platform),
 		LicenseType: optional(j.o.LicenseType), RoleName: optional(j.o.RoleName),
 		DiskContainers: []types.ImageDiskContainer{{
 			Format: optional(j.format), UserBucket: &types.UserBucket{S3Bucket: &j.bucket, S3Key: &j.key},
 		}},
 		TagSpecifications: []types.TagSpecification{{
-			ResourceType: types.ResourceTypeImportImageTask, Tags: []types.Tag{{Key: aws.String(tagBuild), Value: aws.String(j.id())}},
+			ResourceType: types.ResourceTypeImportImageTask, Tags: []types.Tag{{Key: aws.String(tagBuild), Value: aws.String(j.id)}},
 		}},
 	}
 	if j.o.AMIEncrypt {
@@ -143,7 +135,7 @@ func (j *job) giveUp(ctx context.Context, task string) error {
 			}
 			for _, t := range page.ImportImageTasks {
 				for _, tag := range t.Tags {
-					if aws.ToString(tag.Key) == tagBuild && aws.ToString(tag.Value) == j.id() {
+					if aws.ToString(tag.Key) == tagBuild && aws.ToString(tag.Value) == j.id {
 						task = aws.ToString(t.ImportTaskId)
 					}
 				}
@@ -175,7 +167,7 @@ func (j *job) giveUp(ctx context.Context, task string) error {
 	if made == "" {
 		return nil
 	}
-	l := builders.Lease{BakeID: j.id(), Kind: "image", Name: j.session.Region + "/import-" + task, ExternalID: made, Created: time.Now()}
+	l := builders.Lease{BakeID: j.id, Kind: "image", Name: j.session.Region + "/import-" + task, ExternalID: made, Created: time.Now()}
 	if err := amazon.ReleaseImage(ctx, j.PostProcessor.env, j.session, l); err != nil {
 		return fmt.Errorf("left behind: the AMI %s: %w", made, awscloud.Explain(err))
 	}

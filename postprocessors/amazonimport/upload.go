@@ -8,8 +8,10 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
@@ -47,12 +49,23 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	}
 	// Who may not look may still write. If-None-Match below has the last word.
 	j.env.Events.Say(fmt.Sprintf("Uploading %s to s3://%s/%s", path, j.bucket, j.key))
+	start := time.Now()
 	begun, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &j.bucket, Key: &j.key, ServerSideEncryption: types.ServerSideEncryption(j.o.S3Encryption), SSEKMSKeyId: optional(j.o.S3EncryptionKey),
-		Metadata: map[string]string{mark: j.id()},
+		Metadata: map[string]string{mark: j.id},
 	})
 	if err != nil {
-		return fmt.Errorf("begin the upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
+		err = fmt.Errorf("begin the upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
+		if awscloud.IsUnanswered(err) || ctx.Err() != nil {
+			err = errors.Join(err, j.abortOthers(ctx, "", start))
+		}
+		return err
+	}
+	if tries, ok := retry.GetAttemptResults(begun.ResultMetadata); ok && len(tries.Results) > 1 {
+		// A try whose answer was lost has begun an upload too.
+		if err := j.abortOthers(ctx, aws.ToString(begun.UploadId), start); err != nil {
+			j.env.Events.Warn(err.Error())
+		}
 	}
 	defer func() {
 		if err == nil {
@@ -86,13 +99,40 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	return nil
 }
 
+// abortOthers ends the uploads to the key that began since the time, but for one.
+func (j *job) abortOthers(ctx context.Context, but string, since time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
+	defer cancel()
+	client := j.session.S3("")
+	fail := func(err error) error {
+		return fmt.Errorf("perhaps left behind: an upload to s3://%s/%s that has begun without an answer: %w", j.bucket, j.key, awscloud.Explain(err))
+	}
+	since = since.Add(-5 * time.Minute) // S3's clock is another
+	pages := s3.NewListMultipartUploadsPaginator(client, &s3.ListMultipartUploadsInput{Bucket: &j.bucket, Prefix: &j.key})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		for _, u := range page.Uploads {
+			if aws.ToString(u.Key) != j.key || aws.ToString(u.UploadId) == but || aws.ToTime(u.Initiated).Before(since) {
+				continue
+			}
+			if _, err := client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &j.bucket, Key: u.Key, UploadId: u.UploadId}); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	return nil
+}
+
 // mark is the metadata that says which import an object is of.
 const mark = "ingot-build"
 
 // ours says whether the object is there, and the one that was uploaded here.
 func (j *job) ours(ctx context.Context) bool {
 	out, err := j.session.S3("").HeadObject(ctx, &s3.HeadObjectInput{Bucket: &j.bucket, Key: &j.key})
-	return err == nil && out.Metadata[mark] == j.id()
+	return err == nil && out.Metadata[mark] == j.id
 }
 
 // send sends the parts, a few at a time.

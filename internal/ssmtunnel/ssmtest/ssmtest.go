@@ -62,6 +62,9 @@ type Options struct {
 	// AgentVersion is what the agent says of itself. Default: 3.3.987.0. Up to
 	// 3.0.196.0 it carries one connection at a time.
 	AgentVersion string
+	// Deaf is how long after its handshake the agent drops the data that it
+	// acknowledges, as a real one does for a moment.
+	Deaf time.Duration
 	// Ask has the agent ask for another action in its handshake, such as KMSEncryption.
 	Ask string
 	// Fault decides of each frame; nil: all pass. It is called concurrently.
@@ -225,9 +228,10 @@ type session struct {
 	count   [2]int             // frames by direction; under Service.mu
 	serving sync.Mutex         // is held by the socket that serves
 
-	response chan datachannel.Response
-	complete chan struct{} // the handshake is
-	mux      bool
+	response  chan datachannel.Response
+	complete  chan struct{} // the handshake is
+	completed time.Time     // when
+	mux       bool
 	// Of basic sessions.
 	mu   sync.Mutex
 	conn net.Conn
@@ -310,6 +314,9 @@ func (x *session) handle(kind uint32, payload []byte) error {
 	case datachannel.Data:
 		select {
 		case <-x.complete:
+			if time.Since(x.completed) < x.s.o.Deaf {
+				return nil
+			}
 		default:
 			return nil // the agent loses what comes before the handshake is complete
 		}
@@ -365,6 +372,7 @@ func (x *session) run() {
 			return
 		}
 	}
+	x.completed = time.Now()
 	close(x.complete)
 	if x.ch.SendJSON(datachannel.HandshakeComplete, datachannel.Complete{Took: time.Millisecond}) != nil {
 		return
