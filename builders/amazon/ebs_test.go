@@ -441,7 +441,7 @@ func TestEveryFaultOfBoot(t *testing.T) {
 			c.Plan().Reset()
 			c.Plan().Decide(decide)
 			// A call that never comes through is given up by who waits for the bake.
-			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			_, err := x.b.Boot(ctx, x.run)
 			cancel()
 			c.Plan().Decide(nil)
