@@ -747,17 +747,11 @@ func TestDeathAtEveryCall(t *testing.T) {
 						return f
 					}
 					if call.N > n {
+						die()
 						return fault.Cut // the dead make no calls
 					}
 					return fault.None
 				})
-				c.Plan().Done(nil)
-				go func() { // the process ends soon after
-					for m.alive() && ctx.Err() == nil {
-						time.Sleep(time.Millisecond)
-					}
-					die()
-				}()
 				_, err := MakeImage(ctx, newRun(t, m.bake, m), order)
 				die()
 				c.Plan().Decide(nil)
@@ -791,12 +785,6 @@ func TestDeathAtEveryCall(t *testing.T) {
 		}
 	}
 	t.Logf("%d deaths", points)
-}
-
-func (m *memory) alive() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return !m.dead
 }
 
 func (c *cloud) clearSnapshots() {
