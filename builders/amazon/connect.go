@@ -46,7 +46,12 @@ func (w *whereabouts) get() (string, types.Instance) {
 
 // connect connects to an instance while it comes up, and tells what is known of
 // the connection. The cloud's word that it has failed ends the attempts.
-func (r *running) connect(ctx context.Context, in *instance, values map[string]string) (machine.Machine, error) {
+func (r *running) connect(ctx context.Context, in *instance, values map[string]string) (_ machine.Machine, err error) {
+	defer func() {
+		if err != nil {
+			in.end()
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	at := &whereabouts{}
@@ -80,7 +85,6 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 		}
 		return host, 0, r.admit(ctx, host)
 	}}
-	var err error
 	if r.comm.Kind() == communicator.WinRMKind && r.comm.WinRMPassword == "" {
 		password, err := r.password(ctx, in)
 		if err != nil {
@@ -98,7 +102,7 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 	if t.HostKeys, err = r.hostKeys(ctx, in, known); err != nil {
 		return nil, cause(ctx, err)
 	}
-	m, told, err := communicator.Connect(ctx, r.comm, t, r.run.Events)
+	m, told, err := r.dial(ctx, in, t)
 	if err != nil {
 		if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
 			return nil, c
@@ -117,6 +121,37 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 		}
 	}
 	return m, nil
+}
+
+// keyPatience is how long a machine may show another host key than the one that
+// was put in: its sshd may begin before cloud-init has come that far. Nothing is
+// sent to it meanwhile.
+const keyPatience = 2 * time.Minute
+
+// dial connects by the communicator.
+func (r *running) dial(ctx context.Context, in *instance, t communicator.Target) (machine.Machine, map[string]string, error) {
+	var since time.Time
+	for {
+		m, told, err := communicator.Connect(ctx, r.comm, t, r.run.Events)
+		wrong, ok := errors.AsType[*sshmachine.HostKeyError](err)
+		if !ok || in.hostPublic == "" {
+			return m, told, err
+		}
+		if since.IsZero() {
+			since = time.Now()
+			r.run.Events.Say("The machine has not got its host key yet, and is not talked to before")
+		}
+		if time.Since(since) > keyPatience {
+			return nil, nil, fmt.Errorf("the machine does not have the host key that its user data gives it: either it is another one that answers, or its image has no cloud-init (then set inject_host_key = false): %w", wrong)
+		}
+		pause := time.NewTimer(2 * time.Second)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, nil, context.Cause(ctx)
+		}
+	}
 }
 
 // cause is why ctx ended, where it did.
@@ -321,9 +356,6 @@ func (r *running) password(ctx context.Context, in *instance) (string, error) {
 // tunnel listens on this host for connections that go to the instance through
 // Session Manager.
 func (r *running) tunnel(ctx context.Context, in *instance, known <-chan struct{}) (string, int, error) {
-	if r.env.Tunnel == nil {
-		return "", 0, errors.New("this Ingot has no Session Manager: use another ssh_interface")
-	}
 	select {
 	case <-known:
 	case <-ctx.Done():
@@ -339,8 +371,14 @@ func (r *running) tunnel(ctx context.Context, in *instance, known <-chan struct{
 			return "", 0, context.Cause(ctx)
 		}
 	}
-	dial, end, err := r.env.Tunnel(ctx, r.session, r.session.Region, in.id, r.port(), r.run.Events)
+	limit := max(r.comm.SSHTimeout, r.comm.SSHWaitTimeout)
+	tctx, cancel := context.WithTimeoutCause(ctx, limit, &awscloud.TimeoutError{What: "Session Manager to reach the instance", Waited: limit, Option: "ssh_timeout"})
+	defer cancel()
+	dial, end, err := r.env.Tunnel(tctx, r.session, r.session.Region, in.id, r.port(), r.run.Events)
 	if err != nil {
+		if ctx.Err() == nil && tctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(tctx), err)
+		}
 		return "", 0, fmt.Errorf("reach the instance by Session Manager: %w", err)
 	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.o.SessionManagerPort))

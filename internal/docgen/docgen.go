@@ -268,7 +268,7 @@ func (p *Pages) list(b *strings.Builder, indent string, t reflect.Type, v reflec
 // mentionsDefault finds comments that speak of the default themselves.
 var mentionsDefault = regexp.MustCompile(`[Dd]efault`)
 
-var goName = regexp.MustCompile(`\.?[A-Z][A-Za-z]*`)
+var goName = regexp.MustCompile(`\.?[A-Z][A-Za-z0-9]*`)
 
 // optionNames puts the options' names in the place of the fields', those of
 // the entry itself in bold, and returns which of them the text leaves out.

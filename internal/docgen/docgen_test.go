@@ -18,6 +18,7 @@ func TestComponent(t *testing.T) {
 		"- **`path`** of the file, not {{ .Path }}. (string, required)\n" +
 		"- **`user`** and **`group`** own it, as `path` says. (string)\n" +
 		"- **`region`** is where it happens. (string)\n" +
+		"- **`s3_key`** is a name with a digit. (string)\n" +
 		"- **`wait`** is how long. Default: `5m`. (duration)\n" +
 		"- **`disk`** blocks are disks. (list of block)\n" +
 		"  - **`size`** is a number of bytes. Default: none. (number)\n"

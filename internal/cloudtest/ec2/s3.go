@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 // store is a bucket of S3. Its objects are files in the cloud's directory.
 type store struct {
 	region  string
+	made    bool // by a caller
 	objects map[string]*object
 	uploads map[string]*upload
 }
@@ -32,13 +34,14 @@ type object struct {
 	size                    int64
 	encryption, key, acl    string
 	changed                 time.Time
-	first                   bool
+	metadata                http.Header // X-Amz-Meta-…
 }
 
 type upload struct {
 	name   string
 	parts  map[int]*object
 	header http.Header
+	begun  time.Time
 }
 
 // AddBucket makes a bucket.
@@ -90,6 +93,8 @@ func s3Action(r *http.Request) string {
 		return "GetObject"
 	case q.Has("location"):
 		return "GetBucketLocation"
+	case q.Has("uploads"):
+		return "ListMultipartUploads"
 	}
 	return "ListObjectsV2"
 }
@@ -138,6 +143,9 @@ func (c *Cloud) doS3(w http.ResponseWriter, r *http.Request, k *call) error {
 		if err := c.AddBucket(bucket, k.regionName); err != nil {
 			return fail("BucketAlreadyOwnedByYou", "%s", err)
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.stores[bucket].made = true
 		w.Header().Set("Location", "/"+bucket)
 		return nil
 	}
@@ -158,6 +166,11 @@ func (c *Cloud) doS3(w http.ResponseWriter, r *http.Request, k *call) error {
 	o := b.objects[name]
 	if o == nil && slices.Contains([]string{"GetObject", "HeadObject"}, k.action) {
 		return fail("NoSuchKey", "The specified key does not exist.")
+	}
+	if o != nil && r.Header.Get("If-None-Match") == "*" && slices.Contains([]string{"PutObject", "CompleteMultipartUpload"}, k.action) {
+		e := fail("PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+		e.status = http.StatusPreconditionFailed
+		return e
 	}
 	q := r.URL.Query()
 	up := b.uploads[q.Get("uploadId")]
@@ -207,7 +220,7 @@ func (c *Cloud) doS3(w http.ResponseWriter, r *http.Request, k *call) error {
 		w.WriteHeader(http.StatusNoContent)
 	case "CreateMultipartUpload":
 		id := randomHex(32)
-		b.uploads[id] = &upload{name, map[int]*object{}, r.Header.Clone()}
+		b.uploads[id] = &upload{name, map[int]*object{}, r.Header.Clone(), c.now()}
 		return writeXML(w, struct {
 			XMLName  xml.Name `xml:"InitiateMultipartUploadResult"`
 			Bucket   string
@@ -241,6 +254,24 @@ func (c *Cloud) doS3(w http.ResponseWriter, r *http.Request, k *call) error {
 	case "AbortMultipartUpload":
 		delete(b.uploads, q.Get("uploadId"))
 		w.WriteHeader(http.StatusNoContent)
+	case "ListMultipartUploads":
+		type entry struct {
+			Key       string
+			UploadID  string `xml:"UploadId"`
+			Initiated string
+		}
+		var list []entry
+		for _, id := range sortedKeys(b.uploads) {
+			if u := b.uploads[id]; strings.HasPrefix(u.name, q.Get("prefix")) {
+				list = append(list, entry{u.name, id, iso(u.begun)})
+			}
+		}
+		return writeXML(w, struct {
+			XMLName     xml.Name `xml:"ListMultipartUploadsResult"`
+			Bucket      string
+			IsTruncated bool
+			Upload      []entry
+		}{Bucket: bucket, Upload: list})
 	case "ListObjectsV2":
 		type entry struct {
 			Key          string
@@ -296,10 +327,17 @@ func (o *object) describe(h http.Header, k *call) error {
 		}
 	}
 	o.changed = k.now()
+	o.metadata = http.Header{}
+	for name, values := range h {
+		if strings.HasPrefix(name, "X-Amz-Meta-") {
+			o.metadata[name] = values
+		}
+	}
 	return nil
 }
 
 func (o *object) headers(w http.ResponseWriter) {
+	maps.Copy(w.Header(), o.metadata)
 	w.Header().Set("ETag", o.etag)
 	if o.contentType != "" {
 		w.Header().Set("Content-Type", o.contentType)

@@ -17,6 +17,8 @@ type Options struct {
 	User  string `cfg:"user"`
 	Group string `cfg:"group"`
 	Common
+	// S3Key is a name with a digit.
+	S3Key string `cfg:"s3_key"`
 	// Wait is how long.
 	Wait time.Duration `cfg:"wait"`
 	// Disk blocks are disks.
