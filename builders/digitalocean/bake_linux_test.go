@@ -179,7 +179,7 @@ func (k *bake) image(ctx context.Context, script string) (*builders.Artifact, er
 	}
 	if k.machine != nil {
 		var out bytes.Buffer
-		if err := k.machine.Run(ctx, machine.Command{Line: script, Stdout: &out, Stderr: &out}); err != nil {
+		if err := k.machine.Run(ctx, machine.Command{Line: "exec 2>&1\n" + script, Stdout: &out}); err != nil {
 			return nil, fmt.Errorf("the script: %w: %s", err, &out)
 		}
 	}

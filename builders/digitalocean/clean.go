@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/ingotbuild/ingot/internal/event"
@@ -75,10 +74,9 @@ func (b *Builder) clean(ctx context.Context, events event.Scope) error {
 	}
 	events.Say("Removing the keys of the bake from the machine")
 	in := strings.Join(what[:], " ") + "\n" + strings.Join(marks, "\n") + "\n"
-	line := `login_home=$HOME; export login_home; if [ "$(id -u)" = 0 ]; then exec sh -c "$CLEANING"; else exec sudo -n sh -c "login_home='$HOME'; $CLEANING"; fi`
+	line := `exec 2>&1; login_home=$HOME; export login_home; if [ "$(id -u)" = 0 ]; then exec sh -c "$CLEANING"; else exec sudo -n sh -c "login_home='$HOME'; $CLEANING"; fi`
 	var said bytes.Buffer
-	out := io.MultiWriter(&said)
-	err := m.Run(ctx, machine.Command{Line: line, Env: map[string]string{"CLEANING": cleaning}, Stdin: strings.NewReader(in), Stdout: out, Stderr: out})
+	err := m.Run(ctx, machine.Command{Line: line, Env: map[string]string{"CLEANING": cleaning}, Stdin: strings.NewReader(in), Stdout: &said})
 	text := strings.TrimSpace(said.String())
 	if err != nil {
 		if ctx.Err() != nil {
