@@ -28,9 +28,14 @@ if [ "$key" = key ]; then
 		if [ -n "$t" ]; then printf '%s\n' "$t" >"$f"; else : >"$f"; fi
 	done
 fi
+rm -rf /var/lib/cloud/instances/* /var/lib/cloud/instance /var/lib/cloud/data/* /run/cloud-init/instance-data-sensitive.json
+for f in /var/log/cloud-init*.log; do
+	[ -f "$f" ] && printf '%s\n' "$marks" | grep -qF -f - -- "$f" || continue
+	t=$(printf '%s\n' "$marks" | grep -vF -f - -- "$f")
+	printf '%s\n' "$t" >"$f"
+done
 if [ "$host" = host ]; then
 	printf '%s\n' "$marks" | grep -lF -f - -- /etc/ssh/ssh_host_* 2>/dev/null | while IFS= read -r f; do rm -f -- "$f" "$f.pub"; done
-	rm -rf /var/lib/cloud/instances/* /var/lib/cloud/instance /var/lib/cloud/data/* /run/cloud-init/instance-data-sensitive.json
 	command -v cloud-init >/dev/null 2>&1 || grep -rqs 'ssh-keygen -A' /etc/systemd /lib/systemd /usr/lib/systemd /etc/init.d /etc/rc.d || {
 		set -- /etc/ssh/ssh_host_*_key
 		[ -f "$1" ] || echo 'warning: nothing on this machine makes host keys at the first boot, and it has none: sshd may not start on machines from this image' >&2
