@@ -24,8 +24,6 @@ type action struct {
 	id                 int
 	status             string
 	started, completed time.Time
-	// address is of a reserved address, which has no number of its own.
-	address string
 }
 
 const (

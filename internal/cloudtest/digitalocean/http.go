@@ -190,7 +190,7 @@ func (c *Cloud) handler() http.Handler {
 				h.Set("RateLimit-Reset", strconv.FormatInt(time.Now().Add(time.Second).Unix(), 10))
 				answerError(w, r, tooMany())
 			default:
-				answerError(w, r, errors.New("Unexpected server-side error"))
+				answerError(w, r, &refusal{http.StatusInternalServerError, "server_error", "Unexpected server-side error"})
 			}
 		},
 		c.routes())

@@ -273,6 +273,9 @@ func (s *spaces) store(r *http.Request) (*object, error) {
 		body = &chunked{r: bufio.NewReader(r.Body)}
 	}
 	o.size, err = io.Copy(io.MultiWriter(f, sum, etag), body)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = &wrong{http.StatusBadRequest, "IncompleteBody", "the body ends in the middle"}
+	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = agrees(r, o.size, sum, etag)
 	}

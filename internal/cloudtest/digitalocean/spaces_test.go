@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -169,6 +170,51 @@ func TestSpaces(t *testing.T) {
 	}
 	if _, err := s.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: name, Key: key}); err == nil {
 		t.Error("a deleted object is there")
+	}
+}
+
+// TestChunkedUpload sends a body as clients do that sign it in advance.
+func TestChunkedUpload(t *testing.T) {
+	c := start(t, digitalocean.Options{})
+	access, secret := c.SpacesKeys()
+	send := func(body, length string) int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, c.SpacesURL()+"/images/chunked", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+		for k, v := range map[string]string{"Content-Encoding": "aws-chunked", "X-Amz-Decoded-Content-Length": length, "X-Amz-Trailer": "x-amz-checksum-crc32", "X-Amz-Content-Sha256": payload} {
+			r.Header.Set(k, v)
+		}
+		if err := v4.NewSigner().SignHTTP(t.Context(), aws.Credentials{AccessKeyID: access, SecretAccessKey: secret}, r, payload, "s3", "nyc3", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	for body, want := range map[string]int{
+		"5\r\nhello\r\n6\r\n world\r\n0\r\nx-amz-checksum-crc32:DUoRhQ==\r\n\r\n": 200,
+		"5\r\nhello\r\n0\r\n\r\n":            400, // shorter than announced
+		"5\r\nhello\r\nx\r\n world\r\n0\r\n": 400,
+		"ff\r\nhello":                        400,
+	} {
+		if got := send(body, "11"); got != want {
+			t.Errorf("%q: %d", body, got)
+		}
+	}
+	s := store(c, secret)
+	o, err := s.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("images"), Key: aws.String("chunked")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Body.Close()
+	if b, err := io.ReadAll(o.Body); err != nil || string(b) != "hello world" {
+		t.Errorf("stored: %q %v", b, err)
 	}
 }
 
