@@ -183,7 +183,7 @@ func made(ctx context.Context, run *builders.Run, l builders.Lease, id string, e
 	switch {
 	case err == nil:
 		return run.Leases.Created(ctx, l, id)
-	case docloud.Refused(err):
+	case docloud.Nothing(err):
 		return errors.Join(err, run.Leases.Released(context.WithoutCancel(ctx), l))
 	}
 	return err
