@@ -250,7 +250,7 @@ func (t *tail) snapshot(ctx context.Context) (int, error) {
 	}
 	if action.ID > 0 {
 		w := docloud.Wait{
-			What: fmt.Sprintf("the snapshot of droplet %d (action %d)", t.Droplet, action.ID), Option: "snapshot_timeout", Timeout: t.SnapshotTimeout, First: 2 * time.Second,
+			What: fmt.Sprintf("the snapshot of droplet %d (action %d)", t.Droplet, action.ID), Option: "snapshot_timeout", Timeout: t.SnapshotTimeout, First: 3 * time.Second,
 		}
 		if err := t.sess.Completed(ctx, action.ID, w); err != nil {
 			return 0, err

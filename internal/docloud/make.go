@@ -74,7 +74,7 @@ func Search[T any](ctx context.Context, s *Session, find func(context.Context) (
 // be done.
 func (s *Session) Transfer(ctx context.Context, id int, region string, timeout time.Duration, option string, wait, look bool) error {
 	w := Wait{
-		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: option, Timeout: timeout, First: 2 * time.Second,
+		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: option, Timeout: timeout, First: 3 * time.Second,
 	}
 	end := time.Now().Add(timeout)
 	find := func(ctx context.Context) (*godo.Action, bool, error) { return s.transferring(ctx, id, region) }
