@@ -268,8 +268,8 @@ func (b *bake) use(ctx context.Context) {
 	if err := b.machine.Run(ctx, machine.Command{Line: "mkdir -p /opt/suite && echo one && echo two >&2", Stdout: &out, Stderr: &errs}); err != nil {
 		b.t.Fatalf("run a command: %v", err)
 	}
-	if !strings.Contains(out.String(), "one\n") || !strings.Contains(errs.String(), "two\n") {
-		b.t.Errorf("the command printed %q and %q", &out, &errs)
+	if all := out.String() + errs.String(); !strings.Contains(all, "one\n") || !strings.Contains(all, "two\n") {
+		b.t.Errorf("the command printed %q", all)
 	}
 	var exit *machine.ExitError
 	if err := b.machine.Run(ctx, machine.Command{Line: "exit 7"}); !errors.As(err, &exit) || exit.Status != 7 {
