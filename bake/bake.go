@@ -96,6 +96,9 @@ type Result struct {
 // cleanupTime bounds giving back what a failed or cancelled bake had.
 const cleanupTime = 10 * time.Minute
 
+// recordTime bounds entering an image into the registry.
+const recordTime = time.Minute
+
 // Run runs every bake of the plan and returns one result for each, in the
 // plan's order. A cancelled ctx ends the bakes and gives back what they have.
 // The error is for what concerns all of them; a failed bake is in its result.
@@ -162,12 +165,7 @@ func (l *line) done(ctx context.Context, o *one, a *builders.Artifact) {
 			}
 			l.facts[o.bake.Name] = o.facts
 		}
-		for _, p := range a.Places {
-			l.artifacts = append(l.artifacts, registry.Artifact{
-				Platform: p.Platform, Region: p.Region, ExternalID: p.ID, Digest: p.Digest, Location: p.Location,
-				BuilderID: a.BuilderID, BakeID: o.ledger.bakeID, Source: o.bake.Type + "." + o.bake.Source,
-			})
-		}
+		l.artifacts = append(l.artifacts, o.artifactsOf(a)...)
 	}
 	if l.waiting > 0 {
 		return
@@ -182,6 +180,7 @@ func (l *line) done(ctx context.Context, o *one, a *builders.Artifact) {
 	}
 	if l.failed {
 		v.Status = registry.StatusIncomplete
+		v.Labels = map[string]string{runLabel: l.run.id}
 	}
 	if len(l.specs) > 0 {
 		v.SpecSummary, l.err = json.Marshal(l.specs)
@@ -190,9 +189,20 @@ func (l *line) done(ctx context.Context, o *one, a *builders.Artifact) {
 		}
 	}
 	// What is finished is recorded even when the user has given up meanwhile.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
 	l.version, l.err = l.run.Store.Record(ctx, v)
+}
+
+// artifactsOf are the entries of a bake's artifact in the registry.
+func (o *one) artifactsOf(a *builders.Artifact) (all []registry.Artifact) {
+	for _, p := range a.Places {
+		all = append(all, registry.Artifact{
+			Platform: p.Platform, Region: p.Region, ExternalID: p.ID, Digest: p.Digest, Location: p.Location,
+			BuilderID: a.BuilderID, BakeID: o.ledger.bakeID, Source: o.bake.Type + "." + o.bake.Source,
+		})
+	}
+	return all
 }
 
 // randomID is n lower-case hexadecimal digits.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/config"
@@ -35,12 +36,22 @@ type CheckOptions struct {
 // bakes it concerns: the others may still be run, with Options.Refused.
 func Check(ctx context.Context, plan *templates.Plan, o CheckOptions) (all hcl.Diagnostics, refused map[*templates.Bake]error) {
 	refused = map[*templates.Bake]error{}
-	for _, b := range plan.Bakes {
-		d := dedupe(checkBake(ctx, b, o))
-		if d.HasErrors() {
-			refused[b] = d
+	// A cloud is asked about many bakes at once.
+	found := make([]hcl.Diagnostics, len(plan.Bakes))
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, b := range plan.Bakes {
+		g.Go(func() error {
+			found[i] = dedupe(checkBake(ctx, b, o))
+			return nil
+		})
+	}
+	_ = g.Wait() // there are no errors but those found
+	for i, b := range plan.Bakes {
+		if found[i].HasErrors() {
+			refused[b] = found[i]
 		}
-		all = append(all, d...)
+		all = append(all, found[i]...)
 	}
 	return dedupe(all), refused
 }

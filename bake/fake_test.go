@@ -38,6 +38,8 @@ type world struct {
 	events []event.Event
 	// machine is what builders boot.
 	machine machine.Machine
+	// orphans are what the platform says was left.
+	orphans []builders.Lease
 	// more are further provisioners.
 	more map[string]func() provisioners.Provisioner
 }
@@ -93,6 +95,7 @@ func (w *world) components() bake.Components {
 		Builders: map[string]func() builders.Builder{
 			"fake":   func() builders.Builder { return &builder{world: w} },
 			"proven": func() builders.Builder { return &prover{builder{world: w}} },
+			"slow":   func() builders.Builder { return &slow{prover{builder{world: w}}} },
 		},
 		Provisioners:   do,
 		PostProcessors: map[string]func() postprocessors.PostProcessor{"make": func() postprocessors.PostProcessor { return &postProcessor{world: w} }},
@@ -305,6 +308,26 @@ func (b *prover) BootProof(ctx context.Context, run *builders.Run, a *builders.A
 	return b.world.machine, b.world.note(ctx, "boot %s", a.ID)
 }
 
+// slow is a builder whose images can be finished later.
+type slow struct{ prover }
+
+func (b *slow) Snapshot(ctx context.Context, run *builders.Run) (*builders.Artifact, error) {
+	if err := b.create(ctx, run, "img", map[string]string{builders.UntilRecorded: "yes", builders.Resumable: "the plan"}); err != nil {
+		return nil, err
+	}
+	return b.builder.Snapshot(ctx, run)
+}
+
+func (b *slow) Resume(ctx context.Context, run *builders.Run, open []builders.Lease) (*builders.Artifact, error) {
+	i := slices.IndexFunc(open, func(l builders.Lease) bool { return l.Data[builders.Resumable] == "the plan" })
+	if err := b.world.note(ctx, "resume %s", open[i].ExternalID); err != nil {
+		return nil, err
+	}
+	a := b.world.artifact("img-" + run.Source)
+	a.Places = []builders.Place{{Platform: "fake", ID: a.ID, Location: "shelf"}}
+	return a, nil
+}
+
 func (b *builder) Release(ctx context.Context, l builders.Lease) error {
 	if err := b.world.note(ctx, "release %s", l.Name); err != nil {
 		return err
@@ -315,7 +338,9 @@ func (b *builder) Release(ctx context.Context, l builders.Lease) error {
 	return nil
 }
 
-func (b *builder) Orphans(context.Context, time.Duration) ([]builders.Lease, error) { return nil, nil }
+func (b *builder) Orphans(ctx context.Context, olderThan time.Duration) ([]builders.Lease, error) {
+	return b.world.orphans, b.world.note(ctx, "look older than %s", olderThan)
+}
 
 func (w *world) artifact(id string) *builders.Artifact {
 	return &builders.Artifact{

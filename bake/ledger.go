@@ -3,6 +3,7 @@ package bake
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -20,12 +21,20 @@ type ledger struct {
 	kept bool
 	// finished: the image exists, so leases that guard it stay until it is recorded.
 	finished bool
+	// unfinished: the image may still come to exist, so what Resume needs stays.
+	unfinished bool
+	// resume is added to leases that are Resumable.
+	resume string
 
 	mu     sync.Mutex
 	leases []builders.Lease
 }
 
 func (l *ledger) Intend(ctx context.Context, kind, name string, data map[string]string) (builders.Lease, error) {
+	if data[builders.Resumable] != "" && l.resume != "" {
+		data = maps.Clone(data)
+		data[resumeKey] = l.resume
+	}
 	lease, err := l.store.Intend(ctx, builders.Lease{BakeID: l.bakeID, Builder: l.builder, Kind: kind, Name: name, Data: data})
 	if err != nil {
 		return lease, fmt.Errorf("write the lease of %s %s into the ledger: %w", kind, name, err)

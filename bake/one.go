@@ -163,11 +163,18 @@ func (o *one) image(ctx context.Context) (_ *builders.Artifact, err error) {
 		}
 	}
 	var a *builders.Artifact
+	if o.ledger.resume, err = o.resumeData(); err != nil {
+		return nil, err
+	}
 	if err := o.step(ctx, "snapshot", func(ctx context.Context, s event.Scope) error {
 		o.brun.Events = s
 		a, err = o.builder.Snapshot(ctx, o.brun)
 		return err
 	}); err != nil {
+		if ctx.Err() == nil && errors.Is(err, builders.ErrUnfinished) {
+			o.ledger.unfinished, o.ledger.kept = true, true
+			return nil, fmt.Errorf("%w; `ingot resume %s` finishes it, `ingot sweep -unfinished` gives it up", err, id)
+		}
 		err = cause(ctx, err)
 		leave = o.failed(ctx)
 		return nil, err
@@ -328,7 +335,7 @@ func (o *one) release(ctx context.Context) error {
 		var errs []error
 		for i := len(open) - 1; i >= 0; i-- {
 			l := open[i]
-			if l.Data[builders.UntilRecorded] != "" && o.ledger.finished {
+			if l.Data[builders.UntilRecorded] != "" && o.ledger.finished || l.Data[builders.Resumable] != "" && o.ledger.unfinished {
 				continue
 			}
 			if err := o.builder.Release(ctx, l); err != nil {

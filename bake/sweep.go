@@ -1,14 +1,18 @@
 package bake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/registry"
+	"github.com/ingotbuild/ingot/templates"
 )
 
 // Leftover is a lease whose bake no longer runs.
@@ -50,6 +54,8 @@ type SweepOptions struct {
 	DryRun     bool
 	// Elsewhere includes leases whose process cannot be looked up from here.
 	Elsewhere bool
+	// Unfinished includes images that Resume could still finish.
+	Unfinished bool
 }
 
 // Sweep gives back what bakes that no longer run have left, newest first, and
@@ -70,6 +76,17 @@ func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
 			s.Warn(fmt.Sprintf("%s %s belongs to a bake on %s that may be running still: left alone (-elsewhere gives it back)", l.Kind, l.Name, l.Bake.Owner.Host))
 			stuck[l.BakeID] = true
 			continue
+		}
+		if resumable(l.OwnedLease) && l.Bake.Outcome == "" && !o.Unfinished {
+			kept, err := recorded(ctx, o.Store, l.OwnedLease)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if !kept {
+				stuck[l.BakeID] = true
+				s.Warn(fmt.Sprintf("%s %s can still be finished: left alone (`ingot resume %s` finishes it, -unfinished gives it up)", l.Kind, l.Name, l.BakeID))
+				continue
+			}
 		}
 		if o.DryRun {
 			done = append(done, l)
@@ -145,4 +162,53 @@ func endDead(ctx context.Context, o SweepOptions, stuck map[string]bool) error {
 		errs = append(errs, o.Store.EndBake(ctx, b.ID, "swept"))
 	}
 	return errors.Join(errs...)
+}
+
+// SweepSource gives back what bakes of one source have left for longer than
+// olderThan, by what its platform itself knows: for when the ledger is gone,
+// as with a CI runner that vanished. What belongs to a bake that the ledger
+// here knows to be running is left alone, however old it is.
+func SweepSource(ctx context.Context, b *templates.Bake, olderThan time.Duration, o SweepOptions) ([]builders.Lease, error) {
+	newBuilder, ok := o.Components.Builders[b.Component.Type]
+	if !ok {
+		return nil, fmt.Errorf("there is no builder %q", b.Component.Type)
+	}
+	builder := newBuilder()
+	if d := b.Component.Decode(builder.Options(), nil); d.HasErrors() {
+		return nil, d
+	}
+	found, err := builder.Orphans(ctx, olderThan)
+	if err != nil {
+		return nil, fmt.Errorf("look for what %s.%s has left: %w", b.Type, b.Source, err)
+	}
+	bakes, err := o.Store.OpenBakes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	running := map[string]bool{}
+	for _, k := range bakes {
+		alive, known := proc.Alive(k.Owner)
+		running[k.ID] = alive || !known && !o.Elsewhere
+	}
+	s := event.Scope{Sink: o.Events, Step: "sweep"}
+	var done []builders.Lease
+	var errs []error
+	source := b.Type + "." + b.Source
+	for _, l := range slices.Backward(found) {
+		if of := l.Data[builders.SourceKey]; of != "" && of != source {
+			continue
+		}
+		if running[l.BakeID] {
+			s.Warn(fmt.Sprintf("%s %s belongs to a bake that may be running: left alone", l.Kind, cmp.Or(l.ExternalID, l.Name)))
+			continue
+		}
+		if !o.DryRun {
+			if err := builder.Release(ctx, l); err != nil {
+				errs = append(errs, fmt.Errorf("give back %s %s: %w", l.Kind, cmp.Or(l.ExternalID, l.Name), err))
+				continue
+			}
+		}
+		done = append(done, l)
+	}
+	return done, errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ingotbuild/ingot/bake"
 	"github.com/ingotbuild/ingot/builders"
@@ -197,4 +198,41 @@ func TestLedgerThatFails(t *testing.T) {
 		t.Errorf("error: %v", res.Err)
 	}
 	w.wrote("create disk-a", "create vm-a", "release vm-a", "release disk-a")
+}
+
+// Without a ledger it is the platform that knows what was left.
+func TestSweepSource(t *testing.T) {
+	w := newWorld(t)
+	self, err := proc.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.lease(self, "running")
+	for _, name := range []string{"disk-x", "vm-x", "vm-other", "vm-running"} {
+		w.exists[name] = true
+	}
+	w.orphans = []builders.Lease{
+		{BakeID: "gone", Kind: "disk", Name: "disk-x"}, {BakeID: "gone", Kind: "vm", Name: "vm-x", Data: map[string]string{builders.SourceKey: "fake.a"}},
+		{BakeID: "gone2", Kind: "vm", Name: "vm-other", Data: map[string]string{builders.SourceKey: "fake.b"}}, {BakeID: "running", Kind: "vm", Name: "vm-running"},
+	}
+	sweep := func(dry bool) (names []string) {
+		done, err := bake.SweepSource(t.Context(), w.plan(build("", "")).Bakes[0], 2*time.Hour, bake.SweepOptions{
+			Components: w.components(), Store: w.store, DryRun: dry, Events: event.Discard,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range done {
+			names = append(names, l.Name)
+		}
+		return names
+	}
+	if names := sweep(true); !reflect.DeepEqual(names, []string{"vm-x", "disk-x"}) {
+		t.Errorf("would give back %q", names)
+	}
+	w.wrote("look older than 2h0m0s")
+	if names := sweep(false); !reflect.DeepEqual(names, []string{"vm-x", "disk-x"}) {
+		t.Errorf("gave back %q", names)
+	}
+	w.wrote("look older than 2h0m0s", "release vm-x", "release disk-x")
 }

@@ -17,7 +17,7 @@ import (
 // One value serves one bake; the methods are called one after another.
 type Builder interface {
 	// Options is a pointer to the struct that the source block is decoded
-	// into, before any other method but Release and Orphans is called.
+	// into, before any other method but Release and Resume is called.
 	Options() any
 	// Check looks for everything wrong with the options that can be known
 	// without creating anything, and reports all of it. env.Validate asks for
@@ -31,7 +31,9 @@ type Builder interface {
 	// crash at any point: to release what is gone, or never came to be, is success.
 	Release(ctx context.Context, l Lease) error
 	// Orphans finds leases by what the platform itself knows, for when the
-	// ledger is lost.
+	// ledger is lost; those created last come last. Options has been decoded: it
+	// says where to look. Data[SourceKey] says which source a lease is of, where
+	// the platform knows it.
 	Orphans(ctx context.Context, olderThan time.Duration) ([]Lease, error)
 }
 
@@ -170,6 +172,10 @@ type Place struct {
 	Digest   string `json:"digest,omitempty"`   // sha256:… where content is known
 	Location string `json:"location,omitempty"` // path or URL where it can be looked at
 }
+
+// SourceKey, as a key of Lease.Data, is the source that the lease is of, as in
+// "amazon-ebs.web".
+const SourceKey = "source"
 
 // UntilRecorded, as a key of Lease.Data, marks a lease that guards a finished
 // image: it stays open until the image is in the registry, and is then struck

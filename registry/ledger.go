@@ -56,6 +56,26 @@ func (s *SQLite) EndBake(ctx context.Context, id, outcome string) error {
 	})
 }
 
+// AdoptBake implements Store.
+func (s *SQLite) AdoptBake(ctx context.Context, id string, from, to Owner) error {
+	return s.write(ctx, "adopt bake "+id, func(tx *sql.Tx) error {
+		outcome, err := outcomeOf(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if outcome != "" {
+			return refuse(ErrConflict, "bake %s has ended, as %s", id, outcome)
+		}
+		ours, err := changed(ctx, tx, `UPDATE bake SET host = ?, boot_id = ?, pid = ?, start_ticks = ?
+			WHERE id = ? AND host = ? AND boot_id = ? AND pid = ? AND start_ticks = ?`,
+			to.Host, to.BootID, to.PID, to.StartTicks, id, from.Host, from.BootID, from.PID, from.StartTicks)
+		if err == nil && !ours {
+			return refuse(ErrConflict, "bake %s belongs to another process by now", id)
+		}
+		return err
+	})
+}
+
 // outcomeOf returns how a bake ended; empty while it runs.
 func outcomeOf(ctx context.Context, tx *sql.Tx, id string) (outcome string, err error) {
 	err = tx.QueryRowContext(ctx, "SELECT outcome FROM bake WHERE id = ?", id).Scan(&outcome)

@@ -45,6 +45,9 @@ type Store interface {
 	// "swept". The first outcome stands: a second, different one is
 	// ErrConflict, the same again is success.
 	EndBake(ctx context.Context, id, outcome string) error
+	// AdoptBake makes to the owner of a bake that has not ended and whose owner
+	// is from; if another has it by now, it refuses with ErrConflict.
+	AdoptBake(ctx context.Context, id string, from, to Owner) error
 	// Intend enters a lease before its resource is created, and returns it
 	// with ID (they sort in the order of their making) and Created set. The
 	// bake must have begun and not ended: a process whose bake another has

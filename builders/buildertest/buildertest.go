@@ -426,7 +426,9 @@ func (s *suite) orphans(t *testing.T) {
 	}
 	ours := func(olderThan time.Duration) (found []builders.Lease) {
 		t.Helper()
-		all, err := s.New().Orphans(ctx, olderThan)
+		finder := s.New()
+		s.decode(t, finder, s.Config)
+		all, err := finder.Orphans(ctx, olderThan)
 		if err != nil {
 			t.Fatal(err)
 		}

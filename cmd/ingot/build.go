@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -191,6 +192,17 @@ func (c *cli) sayLeftovers(ctx context.Context, store registry.Store) {
 		fmt.Fprintln(c.err, "Warning:", err)
 		return
 	}
+	unfinished, err := bake.Unfinished(ctx, store)
+	if err != nil {
+		fmt.Fprintln(c.err, "Warning:", err)
+		return
+	}
+	for _, u := range unfinished {
+		fmt.Fprintf(c.err, "The image of %s, from %s, was never finished: `ingot resume %s` does it.\n", u.Name, u.Started.Local().Format(time.DateTime), u.ID)
+	}
+	left = slices.DeleteFunc(left, func(l bake.Leftover) bool {
+		return slices.ContainsFunc(unfinished, func(u bake.UnfinishedBake) bool { return u.ID == l.BakeID })
+	})
 	if n := len(left); n > 0 {
 		fmt.Fprintf(c.err, "An earlier bake left %d thing(s) behind, the oldest from %s: `ingot sweep -dry-run` shows them, `ingot sweep` gives them back.\n",
 			n, left[0].Created.Local().Format(time.DateTime))

@@ -260,6 +260,13 @@ func mountRoot(c Config, userNS, readOnly bool) (string, error) {
 			layers = append(layers[:n-1], host)
 		}
 	}
+	if c.Image != nil {
+		dir := filepath.Join(scratch, "image")
+		if err := mountImage(*c.Image, dir); err != nil {
+			return "", err
+		}
+		layers = append(layers, dir)
+	}
 	if len(layers) == 0 {
 		return "", errors.New("a machine needs at least one layer below it")
 	}
@@ -542,6 +549,9 @@ func mountSystem(root string, b *boot) (made []string, err error) {
 		if err := unix.Mount("/dev/"+d, p, "", unix.MS_BIND, ""); err != nil {
 			return nil, fmt.Errorf("give the machine /dev/%s: %w", d, err)
 		}
+	}
+	if err := bindDevices(root, b.Devices); err != nil {
+		return nil, err
 	}
 	for name, to := range map[string]string{"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "core": "/proc/kcore"} {
 		if err := os.Symlink(to, in("dev/"+name)); err != nil {

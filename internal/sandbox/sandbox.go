@@ -46,6 +46,8 @@ type Config struct {
 	// Layers are the directories below the machine's own, topmost first, in
 	// overlayfs form; or HostBase alone, or layers followed by HostBase.
 	Layers []string `json:"layers"`
+	// Image, unless nil, is the lowest layer, in place of HostBase.
+	Image *Image `json:"image,omitempty"`
 	// Hide are host paths that a machine on HostBase must not see, besides the usual ones.
 	Hide []string `json:"hide,omitempty"`
 	// Hostname inside; default "ingot".
@@ -66,6 +68,20 @@ type Config struct {
 	// Init is the path of the image's own init, e.g. /sbin/init, to run as
 	// process 1 in place of Ingot's reaper. Empty: the reaper.
 	Init string `json:"init,omitempty"`
+	// Devices are block devices of the host that root in the machine may read
+	// and write, by their names below /dev there. It may do to them all that an
+	// open device allows, but mount them.
+	Devices map[string]string `json:"devices,omitempty"`
+}
+
+// Image is an ext4 file system in a file, mounted read-only. Mounting needs root
+// outside of any user namespace, and the kernel reads what it is given: no
+// image that comes from strangers.
+type Image struct {
+	File string `json:"file"`
+	// Offset is where in the file it begins, Size how long it is, in bytes; 0: the whole file.
+	Offset int64 `json:"offset,omitempty"`
+	Size   int64 `json:"size,omitempty"`
 }
 
 // DefaultTmpSize bounds /tmp where Config.TmpSize is 0.
@@ -99,6 +115,8 @@ type View struct {
 	// Dir is a directory of the view's own, which exists.
 	Dir    string   `json:"dir"`
 	Layers []string `json:"layers"`
+	// Image, unless nil, is the lowest layer.
+	Image *Image `json:"image,omitempty"`
 }
 
 // Program is what Exec runs.

@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"net"
+	"os"
 
 	"github.com/ingotbuild/ingot/machine"
 )
@@ -59,6 +60,16 @@ func (*Machine) Exec(context.Context, Program, machine.Command) error { return E
 
 // InUserNamespace is false on this system.
 func InUserNamespace() bool { return false }
+
+// Loop says how a file becomes a block device.
+type Loop struct {
+	ReadOnly     bool
+	Offset, Size int64
+	Partitions   bool
+}
+
+// AttachLoop returns ErrUnsupported on this system.
+func AttachLoop(string, Loop) (*os.File, error) { return nil, ErrUnsupported }
 
 // Probe says that the sandbox needs Linux.
 func Probe(context.Context) []Finding {

@@ -95,7 +95,7 @@ func viewRun(tasks Tasks) (any, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("keep the view's mounts to itself: %w", err)
 	}
-	tree, err := mountRoot(Config{Dir: c.Dir, Layers: c.Layers}, c.UserNS, true)
+	tree, err := mountRoot(Config{Dir: c.Dir, Layers: c.Layers, Image: c.Image}, c.UserNS, true)
 	if err != nil {
 		return nil, err
 	}

@@ -129,6 +129,16 @@ func bakes(t *testing.T, open func() registry.Store) {
 	must(t, err)
 	same(t, "open bakes", all, []registry.Bake{second})
 
+	heir := registry.Owner{Host: "heir", BootID: "b", PID: 7, StartTicks: 8}
+	must(t, s.AdoptBake(ctx, "aaa0", second.Owner, heir))
+	refused(t, s.AdoptBake(ctx, "aaa0", second.Owner, heir), registry.ErrConflict, "another process")
+	refused(t, s.AdoptBake(ctx, "aaa1", first.Owner, heir), registry.ErrConflict, "failed")
+	refused(t, s.AdoptBake(ctx, "zzz", first.Owner, heir), registry.ErrNotFound, "zzz")
+	second.Owner = heir
+	all, err = open().OpenBakes(ctx)
+	must(t, err)
+	same(t, "open bakes", all, []registry.Bake{second})
+
 	before := time.Now().Add(-time.Millisecond)
 	must(t, s.BeginBake(ctx, registry.Bake{ID: "now"}))
 	all, err = s.OpenBakes(ctx)
