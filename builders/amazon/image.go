@@ -209,6 +209,9 @@ func (t *tail) verdict(ctx context.Context, errs ...error) error {
 		}
 		return errors.Join(final...)
 	}
+	if len(open) == 0 {
+		return errors.Join(errs...)
+	}
 	return fmt.Errorf("%w: %w", builders.ErrUnfinished, errors.Join(open...))
 }
 
@@ -216,19 +219,28 @@ func (t *tail) verdict(ctx context.Context, errs ...error) error {
 // credentials can heal it.
 func isUnfinished(err error) bool {
 	var timeout *awscloud.TimeoutError
+	var nothing *notBegunError
 	switch {
+	case errors.As(err, &nothing):
+		return false
 	case errors.As(err, &timeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, builders.ErrUnfinished):
 		return true
 	case errors.Is(err, context.Canceled), errors.Is(err, builders.ErrImageLost):
 		return false
 	}
 	if cloud := awscloud.Code(err); cloud != "" {
-		return awscloud.IsUnanswered(err) || awscloud.IsThrottled(err) || slices.Contains([]string{
-			"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
-		}, cloud)
+		return awscloud.IsUnanswered(err) || awscloud.IsThrottled(err) || credentialsEnded(err)
 	}
 	var call *callError
 	return errors.As(err, &call) && awscloud.IsUnanswered(call.err)
+}
+
+// credentialsEnded says that a call was refused for want of valid credentials,
+// and not of a permission.
+func credentialsEnded(err error) bool {
+	return slices.Contains([]string{
+		"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
+	}, awscloud.Code(err))
 }
 
 // callError marks what a call to the cloud has failed with.
@@ -317,24 +329,27 @@ func (t *tail) lost(err error) error {
 	return called(err)
 }
 
-// tries bounds how often an image is begun anew whose call was not answered.
+// tries bounds how often an image is begun anew.
 const tries = 3
 
-// begin makes the first image, or finds the one that an unanswered call has made.
+// begin makes the first image, or finds the one that an unanswered call has
+// made: CreateImage and RegisterImage take no client token.
 func (t *tail) begin(ctx context.Context, l *builders.Lease, old bool) error {
 	p := t.plan
 	var err error
-	for range tries {
+	for try := 1; ; try++ {
 		if old {
 			id, taken, e := t.search(ctx, p.Region, p.FirstName)
 			switch {
 			case e != nil:
-				return e
+				return errors.Join(e, err)
 			case id != "":
 				return t.created(ctx, l, id)
-			case taken != "" && !p.Replace:
+			case taken != "" && (!p.Replace || try == tries):
 				err = fmt.Errorf("an AMI named %q is in %s already: %s. Choose another name, or set force_deregister", p.FirstName, p.Region, taken)
 				return t.notBegun(ctx, l, err)
+			case err != nil && try == tries:
+				return t.notBegun(ctx, l, fmt.Errorf("no image has come of it: %v", awscloud.Explain(err)))
 			}
 		}
 		if p.Replace {
@@ -346,63 +361,90 @@ func (t *tail) begin(ctx context.Context, l *builders.Lease, old bool) error {
 		if id, err = t.create(ctx); err == nil {
 			return t.created(ctx, l, id)
 		}
-		if ctx.Err() != nil {
-			return err
-		}
 		old = true // it may be there by now, or another of that name
+		if ctx.Err() != nil || credentialsEnded(err) {
+			return called(err)
+		}
 		if !awscloud.IsUnanswered(err) && awscloud.Code(err) != "InvalidAMIName.Duplicate" {
-			break
+			return t.notBegun(ctx, l, err)
 		}
 	}
-	if err = called(err); isUnfinished(err) {
-		return err
-	}
-	return t.notBegun(ctx, l, err)
 }
 
 // notBegun strikes the lease of an image that will not come to be.
 func (t *tail) notBegun(ctx context.Context, l *builders.Lease, err error) error {
+	err = &notBegunError{fmt.Errorf("make the AMI %q in %s: %w", t.plan.FirstName, t.plan.Region, awscloud.Explain(err))}
 	if t.resumed != nil {
 		err = fmt.Errorf("%w: it had not been begun, and cannot be now: %w", builders.ErrImageLost, err)
 	}
 	return errors.Join(err, t.strike(ctx, *l))
 }
 
-// create makes the call that begins the first image.
+// notBegunError says that there is nothing to go on with, whatever the reason.
+type notBegunError struct{ err error }
+
+func (e *notBegunError) Error() string { return e.err.Error() }
+func (e *notBegunError) Unwrap() error { return e.err }
+
+// create makes the call that begins the first image. An instance that EC2 does
+// not know to be stopped yet is waited for.
 func (t *tail) create(ctx context.Context) (string, error) {
 	p := t.plan
-	c := t.session.EC2(p.Region)
 	t.run.Events.Say(fmt.Sprintf("Making the AMI %q in %s.", p.FirstName, p.Region))
+	make := t.createOf
 	if p.Register != nil {
-		in := *p.Register
-		if in.EnaSupport == nil {
-			in.EnaSupport = p.ENA
-		}
-		if p.Sriov {
-			in.SriovNetSupport = aws.String("simple")
-		}
-		in.Name, in.Description, in.TagSpecifications = &p.FirstName, optional(p.Description), p.tagSpecs()[:1]
-		if p.IMDSv2 {
-			in.ImdsSupport = types.ImdsSupportValuesV20
-		}
-		out, err := c.RegisterImage(ctx, &in)
-		if err != nil {
-			return "", err
-		}
-		return aws.ToString(out.ImageId), nil
+		make = t.register
 	}
-	// An attribute at a time is what EC2 takes.
-	if p.Sriov {
-		if _, err := c.ModifyInstanceAttribute(ctx, &ec2.ModifyInstanceAttributeInput{
-			InstanceId: p.Create.InstanceId, SriovNetSupport: &types.AttributeValue{Value: aws.String("simple")},
-		}); err != nil {
-			return "", err
+	var id string
+	err := t.session.Wait(ctx, awscloud.Wait{What: "an AMI to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
+		var err error
+		id, err = make(ctx, t.session.EC2(p.Region))
+		if notStopped(err) {
+			return false, awscloud.Code(err), nil
 		}
+		return err == nil, "", err
+	})
+	return id, err
+}
+
+func notStopped(err error) bool {
+	code := awscloud.Code(err)
+	return code == "IncorrectInstanceState" || code == "InvalidParameterValue" && strings.Contains(err.Error(), "not in state")
+}
+
+func (t *tail) register(ctx context.Context, c *ec2.Client) (string, error) {
+	p := t.plan
+	in := *p.Register
+	in.Name, in.Description, in.TagSpecifications = &p.FirstName, optional(p.Description), p.tagSpecs()[:1]
+	if in.EnaSupport == nil {
+		in.EnaSupport = p.ENA
+	}
+	if p.Sriov {
+		in.SriovNetSupport = aws.String("simple")
+	}
+	if p.IMDSv2 {
+		in.ImdsSupport = types.ImdsSupportValuesV20
+	}
+	out, err := c.RegisterImage(ctx, &in)
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.ImageId), nil
+}
+
+func (t *tail) createOf(ctx context.Context, c *ec2.Client) (string, error) {
+	p := t.plan
+	// An attribute at a time is what EC2 takes.
+	var changes []*ec2.ModifyInstanceAttributeInput
+	if p.Sriov {
+		changes = append(changes, &ec2.ModifyInstanceAttributeInput{SriovNetSupport: &types.AttributeValue{Value: aws.String("simple")}})
 	}
 	if p.ENA != nil {
-		if _, err := c.ModifyInstanceAttribute(ctx, &ec2.ModifyInstanceAttributeInput{
-			InstanceId: p.Create.InstanceId, EnaSupport: &types.AttributeBooleanValue{Value: p.ENA},
-		}); err != nil {
+		changes = append(changes, &ec2.ModifyInstanceAttributeInput{EnaSupport: &types.AttributeBooleanValue{Value: p.ENA}})
+	}
+	for _, change := range changes {
+		change.InstanceId = p.Create.InstanceId
+		if _, err := c.ModifyInstanceAttribute(ctx, change); err != nil {
 			return "", err
 		}
 	}
@@ -550,8 +592,8 @@ func (t *tail) copy(ctx context.Context, c copyPlan, first, r *regionImage) erro
 
 // permanent says of a failed copy that another would fail as well.
 func permanent(f *awscloud.FailedError) bool {
-	text := strings.ToLower(f.Message)
-	return strings.HasPrefix(f.Code, "Client.") || strings.Contains(text, "kms") || strings.Contains(text, "key ") || strings.Contains(text, "not authorized")
+	text := strings.ToLower(f.Code + " " + f.Message)
+	return slices.ContainsFunc([]string{"kms", "key", "not authorized", "permission", "denied"}, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // beginCopy makes the call that begins a copy. The same token gives the same

@@ -1,0 +1,174 @@
+// Package amazon is the builders that make Amazon machine images (AMIs).
+package amazon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/ingotbuild/ingot/builders"
+	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/config"
+	"github.com/ingotbuild/ingot/internal/event"
+	"github.com/ingotbuild/ingot/machine"
+	"github.com/ingotbuild/ingot/machine/communicator"
+)
+
+// Env is what the Amazon builders of one process share. Make it with NewEnv.
+type Env struct {
+	Shared *awscloud.Shared
+	// AddressURL is asked which address this host has in the internet.
+	// Default: https://checkip.amazonaws.com.
+	AddressURL string
+	// Settle is how long a thing may exist before a search by its tags finds
+	// it, for a release that knows no id. Default: 20 seconds.
+	Settle time.Duration
+	// Tunnel makes connections to a port of an instance through Session
+	// Manager. Nil: this Ingot cannot.
+	Tunnel Tunnel
+
+	mu    sync.Mutex
+	looks map[string]*lookups
+}
+
+// Tunnel opens a way to a port of an instance that needs no open port of it.
+type Tunnel func(ctx context.Context, s *awscloud.Session, region, instance string, port int, events event.Scope) (dial func(context.Context) (net.Conn, error), close func() error, err error)
+
+// NewEnv makes what the builders of one process share.
+func NewEnv(shared *awscloud.Shared) *Env {
+	return &Env{Shared: shared, AddressURL: "https://checkip.amazonaws.com", Settle: 20 * time.Second, looks: map[string]*lookups{}}
+}
+
+// Options are what a source "amazon-ebs" block can say.
+type Options struct {
+	awscloud.Access
+	AMIOptions
+	EBSOptions
+	RunOptions
+	communicator.Options
+}
+
+// Builder bakes on an instance whose volumes become the AMI: amazon-ebs.
+type Builder struct {
+	env *Env
+	o   Options
+
+	session *awscloud.Session
+	run     *running
+}
+
+// New makes a builder for one bake.
+func New(env *Env) *Builder {
+	return &Builder{env: env, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
+}
+
+var _ builders.Proofer = (*Builder)(nil)
+
+// Options implements builders.Builder.
+func (b *Builder) Options() any { return &b.o }
+
+// Check implements builders.Builder.
+func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Problem {
+	ps := problems(b.o.Access.Check())
+	region := b.o.Region
+	if !env.Validate {
+		var err error
+		if b.session, err = b.env.Shared.Connect(ctx, &b.o.Access); err != nil {
+			ps.add("", "The AWS account cannot be reached", "%v.", err)
+		} else {
+			region = b.session.Region
+		}
+	}
+	ps = append(ps, b.o.AMIOptions.Check(region)...)
+	ps = append(ps, b.o.EBSOptions.Check(region, &b.o.AMIOptions)...)
+	ps = append(ps, b.o.RunOptions.check(&b.o.Options, env.Dir)...)
+	ps = append(ps, b.o.Options.Check(env.Dir, communicator.Rules{User: true})...)
+	return ps
+}
+
+// Boot implements builders.Builder.
+func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine, error) {
+	s, err := b.env.Shared.Connect(ctx, &b.o.Access)
+	if err != nil {
+		return nil, err
+	}
+	b.session = s
+	for _, n := range s.Notes {
+		run.Events.Say(n)
+	}
+	b.run = &running{
+		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run, source: run.Type + "." + run.Source,
+		looks:  b.env.lookups(s, &b.o.Access, &b.o.RunOptions),
+		launch: func(image types.Image) []types.BlockDeviceMapping { return mappings(b.o.LaunchMappings) },
+	}
+	return b.run.boot(ctx)
+}
+
+// BootProof implements builders.Proofer.
+func (b *Builder) BootProof(ctx context.Context, _ *builders.Run, a *builders.Artifact) (machine.Machine, error) {
+	for _, p := range a.Places {
+		if p.Region == b.session.Region {
+			return b.run.proof(ctx, p.ID)
+		}
+	}
+	return nil, fmt.Errorf("the AMI is not in %s, where the bake's network is, so that it cannot be booted there: leave out skip_save_build_region, or the specs after the snapshot", b.session.Region)
+}
+
+// Release implements builders.Builder.
+func (b *Builder) Release(ctx context.Context, l builders.Lease) error {
+	r, err := b.releaser(ctx, l)
+	if err != nil {
+		return err
+	}
+	if release, ok := r.kinds()[l.Kind]; ok {
+		return release(ctx, l)
+	}
+	return fmt.Errorf("this Ingot does not know how to give back a %s of %s", l.Kind, l.Builder)
+}
+
+// releaser gives back what leases name, in the account that they tell.
+func (b *Builder) releaser(ctx context.Context, l builders.Lease) (*releaser, error) {
+	r := &releaser{env: b.env, session: b.session, region: l.Data[dataRegion], run: b.run}
+	if r.session == nil {
+		a, err := awscloud.ReadPublic(l.Data[dataAccess])
+		if err != nil {
+			return nil, err
+		}
+		if b.o.Region != "" || b.o.AccessKey != "" { // decoded, for Orphans
+			a = &b.o.Access
+		}
+		if r.session, err = b.env.Shared.Connect(ctx, a); err != nil {
+			return nil, err
+		}
+		b.session = r.session
+	}
+	if r.region == "" {
+		r.region = r.session.Region
+	}
+	return r, nil
+}
+
+// Orphans implements builders.Builder. The leases' Data names the source.
+func (b *Builder) Orphans(ctx context.Context, olderThan time.Duration) ([]builders.Lease, error) {
+	s, err := b.env.Shared.Connect(ctx, &b.o.Access)
+	if err != nil {
+		return nil, err
+	}
+	return orphans(ctx, s, &b.o.Access, "amazon-ebs", olderThan)
+}
+
+// Snapshot implements builders.Builder.
+func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Artifact, error) {
+	if b.run == nil {
+		return nil, errors.New("there is no machine to make an AMI of")
+	}
+	if _, err := b.run.stop(ctx); err != nil {
+		return nil, err
+	}
+	return nil, errors.New("the AMI side is not joined yet")
+}
