@@ -49,7 +49,7 @@ func Reexec(tasks Tasks) {
 	case argAgent:
 		unix.Close(fdExe)
 		unix.Close(fdRunning)
-		serveAgent()
+		serveAgent(false)
 	case argView:
 		viewMain(tasks)
 	case argProbe:
@@ -88,6 +88,9 @@ func machineInit() error {
 	// namespace takes the current one for its root.
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("give the machine a cgroup namespace: %w", err)
+	}
+	if b.Tree != nil {
+		return b.Tree.serve()
 	}
 	root, err := mountRoot(b.Config, b.UserNS, false)
 	if err != nil {
@@ -139,7 +142,7 @@ func machineInit() error {
 	}
 	if b.Init == "" {
 		unix.Close(fdExe)
-		serveAgent()
+		serveAgent(false)
 		return nil
 	}
 	_ = helper.Release()

@@ -88,6 +88,9 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if cfg.Network == "" {
 		cfg.Network = NetworkUser
 	}
+	if cfg.Tree != nil {
+		cfg.Network = NetworkHost
+	}
 	if cfg.Hostname == "" {
 		cfg.Hostname = "ingot"
 	}
