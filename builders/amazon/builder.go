@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/ingotbuild/ingot/builders"
@@ -67,7 +69,13 @@ func New(env *Env) *Builder {
 	return &Builder{env: env, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
 }
 
-var _ builders.Proofer = (*Builder)(nil)
+var (
+	_ builders.Proofer = (*Builder)(nil)
+	_ builders.Resumer = (*Builder)(nil)
+)
+
+// builderID is Packer's name for the artifacts.
+const builderID = "mitchellh.amazonebs"
 
 // Options implements builders.Builder.
 func (b *Builder) Options() any { return &b.o }
@@ -88,7 +96,21 @@ func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Pr
 	ps = append(ps, b.o.EBSOptions.Check(region, &b.o.AMIOptions)...)
 	ps = append(ps, b.o.RunOptions.check(&b.o.Options, env.Dir)...)
 	ps = append(ps, b.o.Options.Check(env.Dir, communicator.Rules{User: true})...)
-	return ps
+	if b.session == nil || slices.ContainsFunc(ps, func(p config.Problem) bool { return !p.Warning }) {
+		return ps // the account is asked about options that are right
+	}
+	flight := &preflight{
+		session: b.session, looks: b.looks(), ami: &b.o.AMIOptions, ebs: &b.o.EBSOptions, run: &b.o.RunOptions,
+		mappings: b.launchMappings, options: &b.o, force: env.Force, env: preflightEnv(env.Dir),
+	}
+	return append(ps, flight.check(ctx)...)
+}
+
+func (b *Builder) looks() *lookups { return b.env.lookups(b.session, &b.o.Access, &b.o.RunOptions) }
+
+// launchMappings are the block devices to launch with.
+func (b *Builder) launchMappings(source types.Image) []types.BlockDeviceMapping {
+	return launchMappings(&b.o.AMIOptions, mappings(b.o.LaunchMappings), &source, b.session.Region)
 }
 
 // Boot implements builders.Builder.
@@ -102,9 +124,16 @@ func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine,
 		run.Events.Say(n)
 	}
 	b.run = &running{
-		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run, source: run.Type + "." + run.Source,
-		looks:  b.env.lookups(s, &b.o.Access, &b.o.RunOptions),
-		launch: func(image types.Image) []types.BlockDeviceMapping { return mappings(b.o.LaunchMappings) },
+		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run,
+		source: run.Type + "." + run.Source, looks: b.looks(), launch: b.launchMappings,
+	}
+	for _, d := range b.o.LaunchMappings {
+		if d.DeleteOnTermination != nil && !*d.DeleteOnTermination {
+			b.run.keep = append(b.run.keep, d.DeviceName)
+		}
+	}
+	if !b.o.SkipCreateAMI {
+		b.run.allowed = func(ctx context.Context, id string) error { return mayMakeImage(ctx, s, run, id) }
 	}
 	return b.run.boot(ctx)
 }
@@ -124,6 +153,13 @@ func (b *Builder) Release(ctx context.Context, l builders.Lease) error {
 	r, err := b.releaser(ctx, l)
 	if err != nil {
 		return err
+	}
+	images := remover{r.session, b.env.Settle}
+	switch l.Kind {
+	case leaseImage:
+		return images.releaseImage(ctx, l)
+	case leaseParameter:
+		return images.releaseParameter(ctx, l)
 	}
 	if release, ok := r.kinds()[l.Kind]; ok {
 		return release(ctx, l)
@@ -167,8 +203,27 @@ func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Ar
 	if b.run == nil {
 		return nil, errors.New("there is no machine to make an AMI of")
 	}
-	if _, err := b.run.stop(ctx); err != nil {
+	id, err := b.run.stop(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return nil, errors.New("the AMI side is not joined yet")
+	if b.o.SkipCreateAMI {
+		return &builders.Artifact{BuilderID: builderID, ID: "skip_create_ami", Text: "No AMI was made, as skip_create_ami says", Values: sourceValues(b.session.Region, b.run.image)}, nil
+	}
+	order := ImageOrder{
+		Env: b.env, Session: b.session, Access: b.o.Access.Public(), BuilderID: builderID, AMI: &b.o.AMIOptions, FastLaunch: b.o.FastLaunch,
+		Source: &b.run.image, Encrypted: b.o.encrypts(), // launchMappings has seen to it
+		Create: &ec2.CreateImageInput{InstanceId: &id, BlockDeviceMappings: imageMappings(&b.o.AMIOptions, b.o.NoEphemeral)},
+	}
+	if !b.o.SkipAMIRunTags {
+		if order.RunTags, err = b.run.userTags(ctx, "run_tags", b.o.RunTags, b.o.RunTag); err != nil {
+			return nil, err
+		}
+	}
+	return MakeImage(ctx, run, order)
+}
+
+// Resume implements builders.Resumer.
+func (b *Builder) Resume(ctx context.Context, run *builders.Run, open []builders.Lease) (*builders.Artifact, error) {
+	return ResumeImage(ctx, b.env, run, open)
 }

@@ -22,6 +22,7 @@ import (
 // The kinds of leases of a finished image.
 const (
 	leaseImage     = "image"         // an AMI with its snapshots, named REGION/NAME
+	leaseSnapshot  = "snapshot"      // one that an AMI is to be made of
 	leaseParameter = "ssm-parameter" // a parameter that points to it, named REGION/PARAMETER
 )
 

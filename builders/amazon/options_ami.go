@@ -163,8 +163,9 @@ type BlockDevice struct {
 	// DeviceName as EC2 knows it: "/dev/xvda", "/dev/sdf".
 	DeviceName string `cfg:"device_name,required"`
 	// DeleteOnTermination deletes the volume with its instance. Default: false;
-	// instances of the AMI then leave it behind.
-	DeleteOnTermination bool `cfg:"delete_on_termination"`
+	// instances of the AMI then leave it behind. The bake's own instance leaves
+	// it only where this is false in so many words.
+	DeleteOnTermination *bool `cfg:"delete_on_termination"`
 	// Encrypted encrypts the volume. Default: as its snapshot, or the account's default.
 	Encrypted *bool `cfg:"encrypted"`
 	// IOPS of an io1, io2 or gp3 volume.
@@ -197,7 +198,7 @@ func (d *BlockDevice) mapping() types.BlockDeviceMapping {
 		return m
 	}
 	m.Ebs = &types.EbsBlockDevice{
-		DeleteOnTermination: aws.Bool(d.DeleteOnTermination), Encrypted: d.Encrypted, VolumeType: types.VolumeType(d.VolumeType),
+		DeleteOnTermination: aws.Bool(d.DeleteOnTermination != nil && *d.DeleteOnTermination), Encrypted: d.Encrypted, VolumeType: types.VolumeType(d.VolumeType),
 		SnapshotId: optional(d.SnapshotID), KmsKeyId: optional(d.KMSKeyID),
 	}
 	if d.VolumeSize > 0 {

@@ -185,11 +185,13 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 	look.need("find the subnet", "ec2:DescribeSubnets")
 	look.need("check the instance type", "ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings")
 	look.need("find volumes that the instance leaves behind", "ec2:DescribeVolumes")
+	look.need("find launch templates that bakes left behind (ingot sweep -source)", "ec2:DescribeLaunchTemplates")
 	if !o.VPCFilter.empty() {
 		look.need("find the VPC (vpc_filter)", "ec2:DescribeVpcs")
 	}
 	look.need("find security groups, also those that a bake left behind", "ec2:DescribeSecurityGroups")
-	if o.InjectHostKey != nil && !*o.InjectHostKey || comm.Kind() == communicator.SSHKind {
+	forbidden := o.InjectHostKey != nil && !*o.InjectHostKey || o.MetadataOptions.off() || o.DisableStopInstance
+	if comm.Kind() == communicator.SSHKind && (forbidden || o.UserData != "" || o.UserDataFile != "") {
 		look.need("read the SSH host key from the console, where it cannot be given to the instance", "ec2:GetConsoleOutput")
 	}
 	start := scope{"Launch", nil, in, &p}
@@ -213,9 +215,8 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 		own.need("get the password of Windows", "ec2:GetPasswordData")
 	}
 	if o.spot() {
-		look.need("see prices and templates of spot instances", "ec2:DescribeLaunchTemplates", "ec2:DescribeFleets")
 		start.need("ask for a spot instance", "ec2:CreateFleet", "ec2:CreateLaunchTemplate")
-		own.need("remove the temporary launch template", "ec2:DeleteLaunchTemplate")
+		own.need("remove the temporary launch template and the fleet", "ec2:DeleteLaunchTemplate", "ec2:DeleteFleets")
 	}
 	if o.SSHInterface == sessionManager {
 		session := scope{"SessionManager", nil, in, &p}
@@ -237,11 +238,12 @@ func (o *RunOptions) profilePolicy(region string, p *Policy) {
 		}
 		scope{"PassRole", nil, pass, p}.need("launch with iam_instance_profile; name its role in place of *", "iam:PassRole")
 	case o.TemporaryIAMInstanceProfilePolicyDocument != nil:
-		scope{"TemporaryProfile", arn("instance-profile", "ingot*"), nil, p}.need("make and remove the temporary instance profile",
-			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile")
-		role := scope{"TemporaryRole", arn("role", "ingot*"), nil, p}
-		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole")
-		scope{"PassRole", arn("role", "ingot*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
+		scope{"TemporaryProfile", arn("instance-profile", "ingot/*"), nil, p}.need("make and remove the temporary instance profile",
+			"iam:CreateInstanceProfile", "iam:GetInstanceProfile", "iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile", "iam:TagInstanceProfile", "iam:ListInstanceProfileTags")
+		role := scope{"TemporaryRole", arn("role", "ingot/*"), nil, p}
+		role.need("make and remove its role", "iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole", "iam:TagRole", "iam:ListRoleTags")
+		scope{"FindRoles", nil, nil, p}.need("find roles that bakes left behind (ingot sweep -source)", "iam:ListRoles", "iam:ListInstanceProfiles")
+		scope{"PassRole", arn("role", "ingot/*"), pass, p}.need("launch with the temporary instance profile", "iam:PassRole")
 	}
 }
 

@@ -41,6 +41,7 @@ func everyPolicy(t *testing.T) Policy {
 	spot.TemporaryIAMInstanceProfilePolicyDocument = &PolicyDocument{}
 	spot.DecodeAuthorizationMessages = true
 	spot.AssumeRole = &awscloud.AssumeRole{RoleARN: "arn:aws:iam::123456789012:role/x"}
+	spot.UserData = "#!/bin/sh"
 	windows := ebsOptions(t, everyOption)
 	windows.Communicator, windows.IAMInstanceProfile = communicator.WinRMKind, "profile"
 	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), windows.AMIOptions.policy("eu-west-1", false))
@@ -51,8 +52,8 @@ func TestPolicyIsTheLeast(t *testing.T) {
 	want := []string{
 		"ec2:AuthorizeSecurityGroupIngress", "ec2:CreateImage", "ec2:CreateSecurityGroup", "ec2:CreateTags", "ec2:DeleteKeyPair", "ec2:DeleteSecurityGroup",
 		"ec2:DeleteSnapshot", "ec2:DeleteVolume", "ec2:DeregisterImage", "ec2:DescribeImages", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes",
-		"ec2:DescribeInstances", "ec2:DescribeKeyPairs", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeSubnets", "ec2:DescribeVolumes",
-		"ec2:DescribeVpcs", "ec2:GetConsoleOutput", "ec2:ImportKeyPair", "ec2:RunInstances", "ec2:StopInstances", "ec2:TerminateInstances",
+		"ec2:DescribeInstances", "ec2:DescribeKeyPairs", "ec2:DescribeLaunchTemplates", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeSubnets", "ec2:DescribeVolumes",
+		"ec2:DescribeVpcs", "ec2:ImportKeyPair", "ec2:RunInstances", "ec2:StopInstances", "ec2:TerminateInstances",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("a plain bake is allowed\n%q\nwant\n%q", got, want)
@@ -76,7 +77,7 @@ func TestPolicyFollowsTheOptions(t *testing.T) {
 		"deregistration_protection {\n enabled = true\n}":              {"ec2:DisableImageDeregistrationProtection", "ec2:EnableImageDeregistrationProtection"},
 		`ena_support = true`:                                           {"ec2:ModifyInstanceAttribute"},
 		`ssm_parameters = ["/x"]`:                                      {"ssm:DeleteParameter", "ssm:GetParameter", "ssm:GetParameters", "ssm:PutParameter"},
-		"fast_launch {\n enable_fast_launch = true\n}":                 {"ec2:CreateLaunchTemplate", "ec2:CreateSnapshot", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates", "ec2:EnableFastLaunch"},
+		"fast_launch {\n enable_fast_launch = true\n}":                 {"ec2:CreateLaunchTemplate", "ec2:CreateSnapshot", "ec2:DescribeLaunchTemplateVersions", "ec2:EnableFastLaunch"},
 		`encrypt_boot = true`:                                          nil,
 		"encrypt_boot = true\nkms_key_id = \"alias/x\"":                {"kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo"},
 		`tags = { a = "b" }`:                                           nil,

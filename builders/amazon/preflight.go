@@ -40,6 +40,8 @@ type preflight struct {
 	options any
 	force   bool
 	env     render.Env
+
+	states once[map[string]string]
 }
 
 // check makes all checks side by side. What they find stands in a fixed order.
@@ -72,27 +74,53 @@ func (ps *problems) unchecked(option, what string, err error) {
 	}
 }
 
+// regionStates are the regions that the account sees, by name: whether it has
+// opted in to each. Nil: nobody is to be asked.
+func (p *preflight) regionStates(ctx context.Context) (map[string]string, error) {
+	if p.ami.SkipRegionValidation || len(p.ami.regions(p.session.Region)) == 0 {
+		return nil, nil // that the build's region answers is seen by everything else
+	}
+	return p.states.get(ctx, func(ctx context.Context) (map[string]string, error) {
+		out, err := p.session.EC2("").DescribeRegions(ctx, &ec2.DescribeRegionsInput{AllRegions: aws.Bool(true)})
+		if err != nil {
+			return nil, err
+		}
+		known := map[string]string{}
+		for _, r := range out.Regions {
+			known[aws.ToString(r.RegionName)] = aws.ToString(r.OptInStatus)
+		}
+		return known, nil
+	})
+}
+
+const notOptedIn = "not-opted-in"
+
+// usable are the regions of a list that can be asked something.
+func (p *preflight) usable(ctx context.Context, regions []string) []string {
+	known, err := p.regionStates(ctx)
+	if err != nil || known == nil {
+		return regions
+	}
+	return slices.DeleteFunc(slices.Clone(regions), func(r string) bool {
+		status, ok := known[r]
+		return !ok || status == notOptedIn
+	})
+}
+
 // regions checks that the regions exist and are enabled.
 func (p *preflight) regions(ctx context.Context, ps *problems) {
-	others := p.ami.regions(p.session.Region)
-	if p.ami.SkipRegionValidation || len(others) == 0 {
-		return // that the build's region answers is seen by everything else
-	}
-	out, err := p.session.EC2("").DescribeRegions(ctx, &ec2.DescribeRegionsInput{AllRegions: aws.Bool(true)})
+	known, err := p.regionStates(ctx)
 	if err != nil {
 		ps.unchecked("ami_regions", "which regions there are", err)
 		return
 	}
-	known := map[string]string{}
-	for _, r := range out.Regions {
-		known[aws.ToString(r.RegionName)] = aws.ToString(r.OptInStatus)
-	}
 	for i, r := range p.ami.AMIRegions {
 		at := fmt.Sprintf("ami_regions.%d", i)
 		switch status, ok := known[r]; {
+		case known == nil:
 		case !ok:
 			ps.add(at, "No such region", "%q is none of the %d regions that this account sees.%s", r, len(known), config.DidYouMean(r, slices.Sorted(maps.Keys(known))))
-		case status == "not-opted-in":
+		case status == notOptedIn:
 			ps.add(at, "The region is not enabled", "The account has to opt in to %s first.", r)
 		}
 	}
@@ -412,8 +440,7 @@ func (p *preflight) launch(ctx context.Context, ps *problems) {
 // names checks that the AMI's name is free in each region that it will be in.
 func (p *preflight) names(ctx context.Context, ps *problems) {
 	replace := p.ami.ForceDeregister || p.force
-	regions := p.ami.targets(p.session.Region)
-	each(regions, ps, func(region string, ps *problems) {
+	each(p.usable(ctx, p.ami.targets(p.session.Region)), ps, func(region string, ps *problems) {
 		found, err := named(ctx, p.session, region, p.ami.AMIName)
 		if err != nil {
 			ps.unchecked("ami_name", "whether the AMI's name is free in "+region, err)
@@ -447,7 +474,7 @@ func (p *preflight) keys(ctx context.Context, ps *problems) {
 	type use struct{ region, key, option string }
 	var uses []use
 	build := p.session.Region
-	for _, r := range append([]string{build}, p.ami.regions(build)...) {
+	for _, r := range p.usable(ctx, append([]string{build}, p.ami.regions(build)...)) {
 		if k := p.ami.key(build, r); k != "" {
 			option := "region_kms_key_ids." + r
 			if r == build && p.ami.KMSKeyID != "" {
@@ -500,7 +527,7 @@ func (p *preflight) parameters(ctx context.Context, ps *problems) {
 	if len(p.ami.SSMParameters) == 0 {
 		return
 	}
-	each(p.ami.targets(p.session.Region), ps, func(region string, ps *problems) {
+	each(p.usable(ctx, p.ami.targets(p.session.Region)), ps, func(region string, ps *problems) {
 		for names := range slices.Chunk(p.ami.SSMParameters, 10) {
 			out, err := p.session.SSM(region).GetParameters(ctx, &ssm.GetParametersInput{Names: names})
 			if err != nil {
@@ -527,7 +554,7 @@ func (p *preflight) copying(ctx context.Context, ps *problems) {
 	if err != nil {
 		return
 	}
-	each(others, ps, func(region string, ps *problems) {
+	each(p.usable(ctx, others), ps, func(region string, ps *problems) {
 		tags := ec2Tags(map[string]string{tagBuild: "preflight"})
 		_, err := p.session.EC2(region).CopyImage(ctx, &ec2.CopyImageInput{
 			DryRun: aws.Bool(true), Name: &p.ami.AMIName, SourceImageId: image.ImageId, SourceRegion: &p.session.Region,

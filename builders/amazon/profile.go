@@ -46,21 +46,6 @@ func iamTags(m map[string]string) []iamtypes.Tag {
 	return out
 }
 
-// checkProfile asks whether the template's profile exists.
-func (r *running) checkProfile(ctx context.Context) error {
-	if r.o.SkipProfileValidation {
-		return nil
-	}
-	_, err := r.session.IAM().GetInstanceProfile(ctx, &iam.GetInstanceProfileInput{InstanceProfileName: &r.profile})
-	switch {
-	case err == nil || awscloud.IsDenied(err): // the launch will tell
-		return nil
-	case awscloud.IsNotFound(err):
-		return fmt.Errorf("there is no instance profile %q: iam_instance_profile is its name, and not the role's", r.profile)
-	}
-	return awscloud.Explain(err)
-}
-
 // makeProfile makes a role with the template's policy, and a profile that has it.
 // Until EC2 knows the profile, launches are tried again.
 func (r *running) makeProfile(ctx context.Context, role, profile builders.Lease) error {

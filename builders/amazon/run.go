@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -66,6 +67,9 @@ type running struct {
 	// launch are the block devices to launch with; keep those whose volumes stay.
 	launch func(types.Image) []types.BlockDeviceMapping
 	keep   []string
+	// allowed asks whether what comes after the machine may be done with it,
+	// while it boots; nil: nothing is asked.
+	allowed func(ctx context.Context, id string) error
 
 	expires time.Time
 	image   types.Image
@@ -133,36 +137,6 @@ func renderEnv(run *builders.Run) render.Env {
 	return render.Env{BuildName: run.Source, BuildType: run.Type, TemplateDir: run.Dir, Now: run.Created, Clean: cleanName}
 }
 
-// renderTags renders tags that are given as a map and as blocks.
-func renderTags(option string, m map[string]string, blocks []Tag, data map[string]any, env render.Env) (map[string]string, error) {
-	out := map[string]string{}
-	add := func(k, v string) error {
-		key, err := render.String(k, data, env)
-		if err == nil {
-			v, err = render.String(v, data, env)
-		}
-		if err == nil {
-			err = tagError(key, v)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", option, err)
-		}
-		out[key] = v
-		return nil
-	}
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		if err := add(k, m[k]); err != nil {
-			return nil, err
-		}
-	}
-	for _, t := range blocks {
-		if err := add(t.key(), t.Value); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
 // userTags are the template's tags of one option. The source AMI is looked up
 // only where they speak of it.
 func (r *running) userTags(ctx context.Context, option string, m map[string]string, blocks []Tag) (map[string]string, error) {
@@ -179,7 +153,12 @@ func (r *running) userTags(ctx context.Context, option string, m map[string]stri
 		}
 		data = lateData(r.session.Region, image)
 	}
-	return renderTags(option, m, blocks, data, renderEnv(r.run))
+	out, errs := renderTagOptions(option, m, strings.TrimSuffix(option, "s"), blocks, data, renderEnv(r.run))
+	var all []error
+	for _, e := range errs {
+		all = append(all, fmt.Errorf("%s: %w", e.Option, e.Err))
+	}
+	return out, errors.Join(all...)
 }
 
 // tags are the tags of something temporary: the template's, and Ingot's own.
@@ -268,20 +247,34 @@ func (r *running) boot(ctx context.Context) (machine.Machine, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
-	values := map[string]string{}
-	for k, v := range lateData(r.session.Region, r.image) {
-		if s, ok := v.(string); ok {
-			values[k] = s
-		}
-	}
-	maps.Copy(r.run.Values, values)
+	maps.Copy(r.run.Values, sourceValues(r.session.Region, r.image))
 	in, err := r.start(ctx, "machine", r.image, r.launch(r.image))
 	if err != nil {
 		return nil, err
 	}
 	r.main = in
 	r.run.Values["ID"] = in.id
-	return r.connect(ctx, in, r.run.Values)
+	if r.allowed == nil {
+		return r.connect(ctx, in, r.run.Values)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var asked sync.WaitGroup
+	var refused error
+	asked.Go(func() {
+		if refused = r.allowed(ctx, in.id); refused != nil {
+			cancel(refused)
+		}
+	})
+	m, err := r.connect(ctx, in, r.run.Values)
+	asked.Wait()
+	if refused != nil && m != nil {
+		err = errors.Join(refused, m.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // proof launches a machine from the AMI that was made, in the same network.
@@ -344,9 +337,8 @@ func (r *running) prepare(ctx context.Context) error {
 		switch {
 		case r.ownProfile:
 			return r.makeProfile(gctx, role, profile)
-		case r.o.IAMInstanceProfile != "":
+		default:
 			r.profile = r.o.IAMInstanceProfile
-			return r.checkProfile(gctx)
 		}
 		return nil
 	})
