@@ -23,6 +23,7 @@ const (
 	argInit  = "ingot-machine"       // sets up the machine from inside its namespaces, and serves it as process 1
 	argAgent = "ingot-machine-agent" // serves it beside the image's own init
 	argView  = "ingot-view"          // packs a merged tree in a mount namespace of its own
+	argTree  = "ingot-tree"          // starts a machine for a caller who is not root; its first argument, for sudo sets the name
 	argProbe = "ingot-probe"         // tries what a machine needs
 )
 
@@ -54,6 +55,14 @@ func Reexec(tasks Tasks) {
 		viewMain(tasks)
 	case argProbe:
 		probeMain()
+	}
+	if len(os.Args) == 3 && os.Args[1] == argTree {
+		err := treeMain(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 }
 

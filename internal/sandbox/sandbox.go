@@ -86,6 +86,9 @@ type Tree struct {
 	Root string `json:"root"`
 	// Mounts are made in the machine alone, in this order.
 	Mounts []Mount `json:"mounts,omitempty"`
+	// Wrap, unless nil, makes of a command line one that runs it as root: by it
+	// this program is started for a caller who is not root. It is run by sh.
+	Wrap func(line string) (string, error) `json:"-"`
 }
 
 // Mount is one file system of a Tree.

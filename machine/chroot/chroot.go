@@ -22,6 +22,9 @@ type Config struct {
 	Root string
 	// Mounts are made in the machine, in this order.
 	Mounts []Mount
+	// Wrap, unless nil, makes of a command line one that runs it as root, such as
+	// "sudo …", for a caller who is not.
+	Wrap func(line string) (string, error)
 }
 
 // Machine runs commands with the directory as their root, as root with all rights.
@@ -40,7 +43,7 @@ var (
 	_ machine.Addressed = Machine{}
 )
 
-// Open makes the machine. It needs root, and a program whose main calls sandbox.Reexec.
+// Open makes the machine. It needs root, or Wrap, and a program whose main calls sandbox.Reexec.
 func Open(ctx context.Context, c Config) (Machine, error) {
 	root, err := filepath.EvalSymlinks(c.Root)
 	if err != nil {
@@ -55,7 +58,7 @@ func Open(ctx context.Context, c Config) (Machine, error) {
 	if fi, err := os.Stat(root); err != nil || !fi.IsDir() {
 		return Machine{}, fmt.Errorf("open the tree %s: it is no directory", c.Root)
 	}
-	m, err := sandbox.Start(ctx, sandbox.Config{ID: "chroot", Tree: &sandbox.Tree{Root: root, Mounts: c.Mounts}})
+	m, err := sandbox.Start(ctx, sandbox.Config{ID: "chroot", Tree: &sandbox.Tree{Root: root, Mounts: c.Mounts, Wrap: c.Wrap}})
 	if err != nil {
 		return Machine{}, fmt.Errorf("open the tree %s: %w", c.Root, err)
 	}

@@ -71,6 +71,34 @@ func TestMachine(t *testing.T) {
 	machinetest.Run(t, func() machine.Machine { return open(t, root, system...) })
 }
 
+// As for a caller who is not root, the first process is started by another program.
+func TestWrapped(t *testing.T) {
+	needRoot(t)
+	wrap := func(line string) (string, error) { return "env -i " + line + " 7>/dev/null", nil }
+	root := sandboxtest.Busybox(t)
+	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	machinetest.Options{Variant: true}.Run(t, func() machine.Machine {
+		m, err := chroot.Open(t.Context(), chroot.Config{Root: root, Mounts: system, Wrap: wrap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := m.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		return m
+	})
+	for _, bad := range []string{"exit 3; ", "echo no >&2; false "} {
+		_, err := chroot.Open(t.Context(), chroot.Config{Root: root, Wrap: func(line string) (string, error) { return bad + line, nil }})
+		if err == nil || strings.HasPrefix(bad, "echo") && !strings.Contains(err.Error(), "no") {
+			t.Errorf("with %q: error %v", bad, err)
+		}
+	}
+}
+
 // A daemon that a provisioner has left, and what it has mounted, do not keep the
 // file system busy.
 func TestNothingKeepsTheTreeBusy(t *testing.T) {
