@@ -217,7 +217,7 @@ const imageType = "aws:ec2:image"
 func (t *tail) point(ctx context.Context, r *regionImage) error {
 	for _, name := range t.plan.Parameters {
 		if err := t.pointOne(ctx, r, name); err != nil {
-			return fmt.Errorf("set the parameter %s: %w", name, called(err))
+			return fmt.Errorf("set the parameter %s: %w", name, err)
 		}
 	}
 	return nil
@@ -228,7 +228,7 @@ func (t *tail) pointOne(ctx context.Context, r *regionImage, name string) error 
 	full := r.region + "/" + name
 	former, err := parameter(ctx, c, name)
 	if err != nil {
-		return err
+		return called(err)
 	}
 	if former != nil && aws.ToString(former.Value) == r.id() {
 		return nil
@@ -251,16 +251,17 @@ func (t *tail) pointOne(ctx context.Context, r *regionImage, name string) error 
 	if _, err := c.PutParameter(ctx, &ssm.PutParameterInput{
 		Name: &name, Value: aws.String(r.id()), Type: ssmtypes.ParameterTypeString, DataType: aws.String(imageType), Overwrite: aws.Bool(true),
 	}); err != nil {
-		return err
+		return called(err)
 	}
 	// The value counts only once Systems Manager has looked at the AMI.
-	return t.session.Wait(ctx, awscloud.Wait{What: "the parameter to take its value", First: -1}, func(ctx context.Context) (bool, string, error) {
+	err = t.session.Wait(ctx, awscloud.Wait{What: "the parameter to take its value", First: -1}, func(ctx context.Context) (bool, string, error) {
 		now, err := parameter(ctx, c, name)
 		if err != nil || now == nil {
 			return false, "", err
 		}
 		return aws.ToString(now.Value) == r.id(), aws.ToString(now.Value), nil
 	})
+	return called(err)
 }
 
 // parameter reads a parameter, nil when there is none. A secret's value stays secret.

@@ -33,6 +33,10 @@ type lookups struct {
 	image   once[types.Image]
 	network once[network]
 	groups  once[[]string]
+	// What only the check before the bake asks for.
+	regions once[map[string]string]        // whether the account has opted in, by name
+	types   once[[]types.InstanceTypeInfo] // those that are asked for
+	zones   once[map[string]bool]          // where one of them is to be had
 }
 
 // lookupsLast is how long an answer counts: from the check to the boot, and not

@@ -40,8 +40,6 @@ type preflight struct {
 	options any
 	force   bool
 	env     render.Env
-
-	states once[map[string]string]
 }
 
 // check makes all checks side by side. What they find stands in a fixed order.
@@ -80,7 +78,7 @@ func (p *preflight) regionStates(ctx context.Context) (map[string]string, error)
 	if p.ami.SkipRegionValidation || len(p.ami.regions(p.session.Region)) == 0 {
 		return nil, nil // that the build's region answers is seen by everything else
 	}
-	return p.states.get(ctx, func(ctx context.Context) (map[string]string, error) {
+	return p.looks.regions.get(ctx, func(ctx context.Context) (map[string]string, error) {
 		out, err := p.session.EC2("").DescribeRegions(ctx, &ec2.DescribeRegionsInput{AllRegions: aws.Bool(true)})
 		if err != nil {
 			return nil, err
@@ -237,25 +235,27 @@ func (p *preflight) instanceTypes(ctx context.Context, ps *problems) {
 		return
 	}
 	names := p.run.types()
-	c := p.session.EC2("")
-	var all []types.InstanceType
-	for _, n := range names {
-		all = append(all, types.InstanceType(n))
-	}
-	out, err := c.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{Filters: []types.Filter{{Name: aws.String("instance-type"), Values: names}}})
+	known, err := p.looks.types.get(ctx, func(ctx context.Context) ([]types.InstanceTypeInfo, error) {
+		// A filter bears a type that does not exist.
+		out, err := p.session.EC2("").DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{Filters: []types.Filter{{Name: aws.String("instance-type"), Values: names}}})
+		if err != nil {
+			return nil, err
+		}
+		return out.InstanceTypes, nil
+	})
 	if err != nil {
 		ps.unchecked(p.typeOption(0), "whether the instance type fits", err)
 		return
 	}
 	image, imageErr := p.looks.Image(ctx)
-	for i, n := range all {
-		j := slices.IndexFunc(out.InstanceTypes, func(t types.InstanceTypeInfo) bool { return t.InstanceType == n })
+	for i, n := range names {
+		j := slices.IndexFunc(known, func(t types.InstanceTypeInfo) bool { return string(t.InstanceType) == n })
 		if j < 0 {
-			ps.add(p.typeOption(i), "No such instance type", "%s does not exist in %s.%s", n, p.session.Region, config.DidYouMean(string(n), knownTypes()))
+			ps.add(p.typeOption(i), "No such instance type", "%s does not exist in %s.%s", n, p.session.Region, config.DidYouMean(n, knownTypes()))
 			continue
 		}
 		if imageErr == nil {
-			p.fits(out.InstanceTypes[j], image, p.typeOption(i), ps)
+			p.fits(known[j], image, p.typeOption(i), ps)
 		}
 	}
 	p.offered(ctx, ps)
@@ -305,17 +305,23 @@ func (p *preflight) offered(ctx context.Context, ps *problems) {
 	if z := p.run.AvailabilityZone; z != "" && len(zones) == 0 {
 		zones = []string{z}
 	}
-	out, err := p.session.EC2("").DescribeInstanceTypeOfferings(ctx, &ec2.DescribeInstanceTypeOfferingsInput{
-		LocationType: types.LocationTypeAvailabilityZone,
-		Filters:      []types.Filter{{Name: aws.String("instance-type"), Values: p.run.types()}},
+	where, err := p.looks.zones.get(ctx, func(ctx context.Context) (map[string]bool, error) {
+		out, err := p.session.EC2("").DescribeInstanceTypeOfferings(ctx, &ec2.DescribeInstanceTypeOfferingsInput{
+			LocationType: types.LocationTypeAvailabilityZone,
+			Filters:      []types.Filter{{Name: aws.String("instance-type"), Values: p.run.types()}},
+		})
+		if err != nil {
+			return nil, err
+		}
+		where := map[string]bool{}
+		for _, o := range out.InstanceTypeOfferings {
+			where[aws.ToString(o.Location)] = true
+		}
+		return where, nil
 	})
 	if err != nil {
 		ps.unchecked(p.typeOption(0), "where the instance type is to be had", err)
 		return
-	}
-	where := map[string]bool{}
-	for _, o := range out.InstanceTypeOfferings {
-		where[aws.ToString(o.Location)] = true
 	}
 	if len(where) == 0 {
 		ps.add(p.typeOption(0), "Not to be had in the region", "%s has none of %s.", p.session.Region, strings.Join(p.run.types(), ", "))

@@ -54,6 +54,9 @@ type Options struct {
 	// AnswerTimeout is how long one try of a call waits for its answer to
 	// begin. Default: one minute.
 	AnswerTimeout time.Duration
+	// Speed is how much faster than Amazon's the cloud is, for one that is
+	// emulated: looks come so much sooner. Default: 1.
+	Speed float64
 }
 
 // NewShared makes what one process shares.

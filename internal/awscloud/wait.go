@@ -38,6 +38,16 @@ func (p Pace) next(waited time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
+// faster is the pace for a cloud that is so much faster. What a wait is bound by stays.
+func (p Pace) faster(speed float64) Pace {
+	if speed > 1 {
+		for _, d := range []*time.Duration{&p.First, &p.Min, &p.Cap, &p.Grace} {
+			*d = time.Duration(float64(*d) / speed)
+		}
+	}
+	return p
+}
+
 // polling is what the user says of all waits.
 type polling struct {
 	delay    time.Duration // 0: as the pace has it
@@ -166,7 +176,7 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 	if w.Pace == (Pace{}) {
 		w.Pace = ShortPace
 	}
-	pace, option := s.polling.apply(w.Pace)
+	pace, option := s.polling.apply(w.Pace.faster(s.shared.o.Speed))
 	if w.Timeout > 0 {
 		pace.Timeout, option = w.Timeout, w.Option
 	}
