@@ -158,7 +158,7 @@ func (b *Chroot) Boot(ctx context.Context, run *builders.Run) (machine.Machine, 
 	if err := b.attach(ctx); err != nil {
 		return nil, err
 	}
-	run.Values["Device"] = b.device
+	run.Values["ID"], run.Values["Device"] = b.volume, b.device
 	if err := b.hostCommands(ctx, "pre_mount_commands", b.o.PreMountCommands); err != nil {
 		return nil, err
 	}
