@@ -137,6 +137,16 @@ func (b *Chroot) choosePartition(ctx context.Context) (number string, err error)
 		return number, nil
 	}
 	b.part = partitionPath(b.device, number)
+	if _, err := os.Stat(b.part); err != nil && findTool("partx") != "" {
+		// A kernel may know no partition tables, or have been asked too early.
+		_, err = b.command(ctx, machine.Quote("partx", "--update", b.device))
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if err != nil {
+			b.run.run.Events.Say(fmt.Sprintf("The partitions of %s were not read anew: %v", b.device, err))
+		}
+	}
 	err = b.session.Wait(ctx, awscloud.Wait{What: "the partition " + b.part, Pace: devicePace, Timeout: time.Minute}, func(context.Context) (bool, string, error) {
 		_, err := os.Stat(b.part)
 		return err == nil, "", nil

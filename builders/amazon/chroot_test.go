@@ -59,7 +59,7 @@ func needVolumes(t testing.TB) {
 func newChrootCloud(t *testing.T, tree string, o ec2.Options) *chrootCloud {
 	t.Helper()
 	needVolumes(t)
-	o.Images = []ec2.BaseImage{{Name: "small-1.0", Owner: "210987654321", Tree: tree, Size: 1, Tags: map[string]string{"base_ami_version": "7"}, Created: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	o.Images = []ec2.BaseImage{{Name: "small-1.0", Owner: "210987654321", Tree: tree, Size: 1, Created: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}}
 	c := &chrootCloud{cloud: newCloud(t, o), mounts: t.TempDir()}
 	for _, v := range c.MetadataEnv() {
 		name, value, _ := strings.Cut(v, "=")
@@ -574,12 +574,12 @@ func TestChrootPackageMetadata(t *testing.T) {
 	i := c.image("pkg")
 	want := map[string]string{
 		"appversion": "nginx-1:1.24.0-2ubuntu7", "package_name": "nginx", "package_version": "1:1.24.0", "package_release": "2ubuntu7", "package_arch": "mine",
-		"base_ami_id": *c.base.ImageId, "base_ami_name": "small-1.0", "base_ami_version": "7", tagBuild: "bakepkg",
+		"base_ami_id": *c.base.ImageId, "base_ami_name": "small-1.0", "base_ami_version": "2026-01-01T00:00:00.000Z", tagBuild: "bakepkg",
 	}
 	if got := tagMap(i.Tags); !maps.Equal(got, want) {
 		t.Errorf("tags %v, want %v", got, want)
 	}
-	if got, want := aws.ToString(i.Description), "name=nginx-1:1.24.0-2ubuntu7, arch=amd64, ancestor_name=small-1.0, ancestor_id="+*c.base.ImageId+", ancestor_version=7"; got != want {
+	if got, want := aws.ToString(i.Description), "name=nginx-1:1.24.0-2ubuntu7, arch=amd64, ancestor_name=small-1.0, ancestor_id="+*c.base.ImageId+", ancestor_version=2026-01-01T00:00:00.000Z"; got != want {
 		t.Errorf("description %q, want %q", got, want)
 	}
 	k.release()
