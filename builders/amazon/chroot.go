@@ -57,10 +57,10 @@ type Chroot struct {
 	part   string // path of what is mounted
 	path   string // where it is mounted
 	grew   bool   // the volume is larger than its snapshot
-	// attached and mounted are leases that Snapshot gives back.
-	attached, mounted builders.Lease
-	tree              *chroot.Machine
-	put               []replaced // what stands in the tree for as long as it is provisioned
+	// mounted is the lease of the mount, which Snapshot gives back.
+	mounted builders.Lease
+	tree    *chroot.Machine
+	put     []replaced // what stands in the tree for as long as it is provisioned
 }
 
 // NewChroot makes an amazon-chroot builder for one bake.

@@ -399,3 +399,36 @@ func rootMapping(i types.Image) *types.EbsBlockDevice {
 	}
 	return nil
 }
+
+// Policy is the least that the credentials need for this source in the build's region.
+func (o *ChrootSource) Policy(region string) Policy {
+	var p Policy
+	if o.DecodeAuthorizationMessages {
+		scope{sid: "Account", policy: &p}.need("say why a call was denied (decode_authorization_messages)", "sts:DecodeAuthorizationMessage")
+	}
+	if r := o.AssumeRole; r != nil && r.RoleARN != "" {
+		scope{sid: "Role", resources: []string{r.RoleARN}, policy: &p}.need("take the role on, with the credentials before it (assume_role)", "sts:AssumeRole")
+	}
+	in := inRegions(region)
+	look := scope{"Look", nil, in, &p}
+	if !o.FromScratch {
+		look.need("find the source AMI", "ec2:DescribeImages")
+	}
+	look.need("see which device names of this host are taken", "ec2:DescribeInstances")
+	look.need("wait for the volume, and find one that a bake left behind", "ec2:DescribeVolumes")
+	makes := scope{"Volume", nil, in, &p}
+	makes.need("make the root volume", "ec2:CreateVolume")
+	makes.need("tag what the bake makes, when it is made", "ec2:CreateTags")
+	// Of the volume and of this host, which no bake has marked.
+	makes.need("attach the root volume to this host", "ec2:AttachVolume")
+	makes.need("detach it", "ec2:DetachVolume")
+	scope{"OwnVolume", nil, ofIngot(in), &p}.need("delete the root volume", "ec2:DeleteVolume")
+	ami := o.AMIOptions
+	if o.RootVolumeEncryptBoot != nil {
+		ami.EncryptBoot = o.RootVolumeEncryptBoot
+	}
+	if o.RootVolumeKMSKeyID != "" {
+		ami.KMSKeyID = o.RootVolumeKMSKeyID
+	}
+	return p.merge(ami.policy(region, false))
+}

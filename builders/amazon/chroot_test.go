@@ -803,3 +803,99 @@ func TestChrootNotOnAnInstance(t *testing.T) {
 		t.Errorf("validate: %+v", ps)
 	}
 }
+
+func TestChrootPolicy(t *testing.T) {
+	got := actions((&ChrootSource{}).Policy("eu-west-1"))
+	want := []string{
+		"ec2:AttachVolume", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:CreateVolume", "ec2:DeleteSnapshot", "ec2:DeleteVolume", "ec2:DeregisterImage",
+		"ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeSnapshots", "ec2:DescribeVolumes", "ec2:DetachVolume", "ec2:RegisterImage",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("a plain bake is allowed\n%q\nwant\n%q", got, want)
+	}
+	key := &ChrootSource{ChrootOptions: ChrootOptions{RootVolumeEncryptBoot: aws.Bool(true), RootVolumeKMSKeyID: "alias/x"}}
+	if !slices.Contains(actions(key.Policy("eu-west-1")), "kms:CreateGrant") {
+		t.Error("the key of root_volume_kms_key_id is in no policy")
+	}
+}
+
+// At every call of a bake, and at every fault of it: an AMI comes of it, or can be
+// resumed, and nothing else is left.
+func TestChrootEveryFault(t *testing.T) {
+	c := newChrootCloud(t, small(t), ec2.Options{NVMe: true})
+	faults := []fault.Fault{fault.Refuse, fault.CutAfter}
+	if os.Getenv("CI") == "true" && !testing.Short() {
+		faults = fault.All()
+	}
+	body := func(n int) string { return c.body(fmt.Sprintf("ami_name = \"fault-%d\"\n", n)) }
+	bake := func(n int, at int, f fault.Fault) (reached bool) {
+		k := c.begin(fmt.Sprintf("fault%d", n), body(n))
+		c.Plan().Reset()
+		var call fault.Call
+		c.Plan().Decide(func(now fault.Call) fault.Fault {
+			if now.N != at {
+				return fault.None
+			}
+			call, reached = now, true
+			return f
+		})
+		_, err := k.b.Boot(t.Context(), k.run)
+		if err == nil {
+			_, err = k.b.Snapshot(t.Context(), k.run)
+		}
+		c.Plan().Decide(nil)
+		name := fmt.Sprintf("call %d (%s), %s", at, call.Action, f)
+		unfinished := errors.Is(err, builders.ErrUnfinished)
+		for _, l := range slices.Backward(k.ledger.Open()) {
+			guards := l.Data[builders.UntilRecorded] != ""
+			if guards && (err == nil || unfinished) {
+				continue
+			}
+			if err := NewChroot(c.env).Release(t.Context(), l); err != nil && k.b.tree == nil {
+				t.Errorf("%s: release %s: %v", name, l.Kind, err)
+			} else if err != nil || k.b.tree != nil {
+				if err := k.b.Release(t.Context(), l); err != nil {
+					t.Errorf("%s: release %s: %v", name, l.Kind, err)
+				}
+			}
+			if err := k.ledger.Released(t.Context(), l); err != nil {
+				t.Error(err)
+			}
+		}
+		if unfinished {
+			if _, err := NewChroot(c.env).Resume(t.Context(), k.run, k.ledger.Open()); err != nil && !errors.Is(err, builders.ErrImageLost) {
+				t.Errorf("%s: resume: %v", name, err)
+			} else if err != nil {
+				for _, l := range slices.Backward(k.ledger.Open()) {
+					if err := NewChroot(c.env).Release(t.Context(), l); err != nil {
+						t.Errorf("%s: release of what is lost: %v", name, err)
+					}
+				}
+			}
+		}
+		_, there := c.own(testRegions[0])[fmt.Sprintf("fault-%d", n)]
+		if err == nil && !there || err != nil && !unfinished && there {
+			t.Errorf("%s: the bake ended with %v, and there is an AMI: %v", name, err, there)
+		}
+		c.wantClean(name)
+		return reached
+	}
+	points := 0
+	for at := 1; ; at++ {
+		more := false
+		for _, f := range faults {
+			points++
+			more = bake(points, at, f) || more
+			if t.Failed() {
+				return
+			}
+		}
+		if !more {
+			break
+		}
+	}
+	t.Logf("%d points were tried", points)
+	if points < 20 {
+		t.Errorf("only %d points were tried", points)
+	}
+}

@@ -145,7 +145,6 @@ func (b *Chroot) attach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.attached = l
 	var name string
 	for _, name = range names {
 		var out *ec2.AttachVolumeOutput
