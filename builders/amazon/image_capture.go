@@ -69,19 +69,29 @@ func (t *tail) captureOne(ctx context.Context, l builders.Lease, device string) 
 		tags := maps.Clone(p.SnapshotTags)
 		tags[tagSource], tags[tagLease] = p.Source, name
 		c, cancel := unhurried(ctx)
-		out, err := t.session.EC2(p.Region).CreateSnapshot(c, &ec2.CreateSnapshotInput{
-			VolumeId: aws.String(p.Volumes[device]), Description: optional(p.SnapshotDescription), TagSpecifications: tagged(types.ResourceTypeSnapshot, tags),
+		var id string
+		// Throttled, it is waited for. Nothing else is tried again by itself: there is
+		// no client token, and each try may make a snapshot.
+		err := t.session.Wait(c, awscloud.Wait{What: "a snapshot to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
+			out, err := t.session.EC2(p.Region).CreateSnapshot(ctx, &ec2.CreateSnapshotInput{
+				VolumeId: aws.String(p.Volumes[device]), Description: optional(p.SnapshotDescription), TagSpecifications: tagged(types.ResourceTypeSnapshot, tags),
+			}, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
+			if err != nil {
+				return false, "", err
+			}
+			id = aws.ToString(out.SnapshotId)
+			return true, "", nil
 		})
 		cancel()
 		switch {
 		case err == nil:
-			return aws.ToString(out.SnapshotId), nil
+			return id, nil
 		case ctx.Err() != nil:
 			return "", context.Cause(ctx)
 		case !awscloud.IsUnanswered(err) || try == tries:
 			return "", err
 		}
-		old = true // CreateSnapshot takes no client token
+		old = true
 	}
 }
 
