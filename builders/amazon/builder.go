@@ -80,6 +80,9 @@ var (
 // builderID is Packer's name for the artifacts.
 const builderID = "mitchellh.amazonebs"
 
+// typeName is what a template calls the builder.
+const typeName = "amazon-ebs"
+
 // Options implements builders.Builder.
 func (b *Builder) Options() any { return &b.o }
 
@@ -128,7 +131,7 @@ func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine,
 	}
 	b.run = &running{
 		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run,
-		source: run.Type + "." + run.Source, looks: b.looks(), launch: b.launchMappings,
+		source: typeName + "." + run.Source, looks: b.looks(), launch: b.launchMappings,
 	}
 	for _, d := range b.o.LaunchMappings {
 		if d.DeleteOnTermination != nil && !*d.DeleteOnTermination {
@@ -198,7 +201,7 @@ func (b *Builder) Orphans(ctx context.Context, olderThan time.Duration) ([]build
 	if err != nil {
 		return nil, err
 	}
-	return orphans(ctx, s, &b.o.Access, "amazon-ebs", olderThan)
+	return orphans(ctx, s, &b.o.Access, typeName, olderThan)
 }
 
 // Snapshot implements builders.Builder.

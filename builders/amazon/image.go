@@ -747,12 +747,8 @@ func (t *tail) side(ctx context.Context, r *regionImage, steps []step) error {
 	var wg sync.WaitGroup
 	for i, s := range steps {
 		wg.Go(func() {
-			err := t.session.Wait(ctx, awscloud.Wait{What: r.id() + " to take: " + s.what, First: -1}, func(ctx context.Context) (bool, string, error) {
-				err := s.do(ctx)
-				return err == nil, "", err
-			})
-			if err != nil {
-				errs[i] = fmt.Errorf("%s: %s: %w", r.id(), s.what, called(err))
+			if err := t.patiently(ctx, r.id()+" to take: "+s.what, s.do); err != nil {
+				errs[i] = fmt.Errorf("%s: %s: %w", r.id(), s.what, err)
 			}
 		})
 	}
@@ -767,6 +763,15 @@ func (t *tail) side(ctx context.Context, r *regionImage, steps []step) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// patiently makes a call, again while it is throttled, or EC2 does not know yet
+// what it is about.
+func (t *tail) patiently(ctx context.Context, what string, call func(context.Context) error) error {
+	return called(t.session.Wait(ctx, awscloud.Wait{What: what, First: -1}, func(ctx context.Context) (bool, string, error) {
+		err := call(ctx)
+		return err == nil, "", err
+	}))
 }
 
 func (p *imagePlan) launchPermissions() []types.LaunchPermission {

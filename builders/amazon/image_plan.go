@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,14 +138,33 @@ func sourceValues(region string, source types.Image) map[string]string {
 	return values
 }
 
+var tagName = regexp.MustCompile(`\.SourceAMITags\.(\w+)`)
+
+// renderLate renders a late-rendered string. Of a tag that the source AMI does
+// not have, it says so.
+func renderLate(s string, data map[string]any, env render.Env) (string, error) {
+	out, err := render.String(s, data, env)
+	if err == nil {
+		return out, nil
+	}
+	if tags, ok := data["SourceAMITags"].(map[string]string); ok {
+		for _, m := range tagName.FindAllStringSubmatch(s, -1) {
+			if _, has := tags[m[1]]; !has {
+				return "", fmt.Errorf("the source AMI %v has no tag %q; write {{ index .SourceAMITags %q }} to have nothing in its place", data["SourceAMI"], m[1], m[1])
+			}
+		}
+	}
+	return "", err
+}
+
 // renderTagOptions renders a map of tags and the blocks beside it. Errors say which
 // option they are about.
 func renderTagOptions(option string, m map[string]string, blockOption string, blocks []Tag, data map[string]any, env render.Env) (map[string]string, []config.OptionError) {
 	out := map[string]string{}
 	var errs []config.OptionError
 	one := func(at, key, value string) {
-		k, err1 := render.String(key, data, env)
-		v, err2 := render.String(value, data, env)
+		k, err1 := renderLate(key, data, env)
+		v, err2 := renderLate(value, data, env)
 		err := errors.Join(err1, err2)
 		if err == nil {
 			err = tagError(k, v)
@@ -172,7 +192,7 @@ type renderedAMI struct {
 
 func (o *AMIOptions) render(data map[string]any, env render.Env) (r renderedAMI, errs []config.OptionError) {
 	var err error
-	if r.description, err = render.String(o.AMIDescription, data, env); err != nil {
+	if r.description, err = renderLate(o.AMIDescription, data, env); err != nil {
 		errs = append(errs, config.OptionError{Option: "ami_description", Err: err})
 	} else if n := len([]rune(r.description)); n > 255 {
 		errs = append(errs, config.OptionError{Option: "ami_description", Err: fmt.Errorf("it has %d characters; EC2 takes 255", n)})

@@ -226,9 +226,12 @@ func (t *tail) point(ctx context.Context, r *regionImage) error {
 func (t *tail) pointOne(ctx context.Context, r *regionImage, name string) error {
 	c := t.session.SSM(r.region)
 	full := r.region + "/" + name
-	former, err := parameter(ctx, c, name)
-	if err != nil {
-		return called(err)
+	var former *ssmtypes.Parameter
+	if err := t.patiently(ctx, "the parameter to be read", func(ctx context.Context) (err error) {
+		former, err = parameter(ctx, c, name)
+		return err
+	}); err != nil {
+		return err
 	}
 	if former != nil && aws.ToString(former.Value) == r.id() {
 		return nil
@@ -248,13 +251,16 @@ func (t *tail) pointOne(ctx context.Context, r *regionImage, name string) error 
 			return err
 		}
 	}
-	if _, err := c.PutParameter(ctx, &ssm.PutParameterInput{
-		Name: &name, Value: aws.String(r.id()), Type: ssmtypes.ParameterTypeString, DataType: aws.String(imageType), Overwrite: aws.Bool(true),
+	if err := t.patiently(ctx, "the parameter to be written", func(ctx context.Context) error {
+		_, err := c.PutParameter(ctx, &ssm.PutParameterInput{
+			Name: &name, Value: aws.String(r.id()), Type: ssmtypes.ParameterTypeString, DataType: aws.String(imageType), Overwrite: aws.Bool(true),
+		})
+		return err
 	}); err != nil {
-		return called(err)
+		return err
 	}
 	// The value counts only once Systems Manager has looked at the AMI.
-	err = t.session.Wait(ctx, awscloud.Wait{What: "the parameter to take its value", First: -1}, func(ctx context.Context) (bool, string, error) {
+	err := t.session.Wait(ctx, awscloud.Wait{What: "the parameter to take its value", First: -1}, func(ctx context.Context) (bool, string, error) {
 		now, err := parameter(ctx, c, name)
 		if err != nil || now == nil {
 			return false, "", err

@@ -214,7 +214,7 @@ func (p *preflight) late(image types.Image, ps *problems) {
 				return
 			}
 		}
-		if _, err := render.String(s, data, p.env); err != nil {
+		if _, err := renderLate(s, data, p.env); err != nil {
 			add(option, err)
 		}
 	})
@@ -251,7 +251,7 @@ func (p *preflight) instanceTypes(ctx context.Context, ps *problems) {
 	for i, n := range names {
 		j := slices.IndexFunc(known, func(t types.InstanceTypeInfo) bool { return string(t.InstanceType) == n })
 		if j < 0 {
-			ps.add(p.typeOption(i), "No such instance type", "%s does not exist in %s.%s", n, p.session.Region, config.DidYouMean(n, knownTypes()))
+			ps.add(p.typeOption(i), "No such instance type", "%s does not exist in %s.%s", n, p.session.Region, likeType(n))
 			continue
 		}
 		if imageErr == nil {
@@ -261,13 +261,16 @@ func (p *preflight) instanceTypes(ctx context.Context, ps *problems) {
 	p.offered(ctx, ps)
 }
 
-// knownTypes are the types that this program knows of, for suggestions.
-func knownTypes() []string {
+// likeType suggests a type that is written nearly so.
+func likeType(name string) string {
 	var names []string
 	for _, t := range types.InstanceType("").Values() {
+		if string(t) == name {
+			return "" // it is right, and only not there
+		}
 		names = append(names, string(t))
 	}
-	return names
+	return config.DidYouMean(name, names)
 }
 
 func (p *preflight) fits(t types.InstanceTypeInfo, image types.Image, option string, ps *problems) {

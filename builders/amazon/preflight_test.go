@@ -95,7 +95,7 @@ launch_block_device_mappings {
 fast_launch {
   enable_fast_launch = true
 }
-`), "t3.micro", "m6g.medium", 1)
+`), "t3.micro", "t4g.micro", 1)
 	errs, _, text := c.findings(body, builders.CheckEnv{})
 	slices.Sort(errs)
 	want := []string{"ami_name", "ami_regions.1", "fast_launch", "iam_instance_profile", "instance_type", "kms_key_id", "launch_block_device_mappings.0.volume_size", "ssm_parameters.1", "subnet_id", "tags.Release"}
@@ -111,7 +111,7 @@ fast_launch {
 			t.Errorf("something was found at %s", e)
 		}
 	}
-	for _, said := range []string{"us-west-2 is named", "eu-central-1\"?", "x86_64", "alias/nowhere", "8 GiB"} {
+	for _, said := range []string{"us-west-2 is named", "eu-central-1\"?", "x86_64", "alias/nowhere", "8 GiB", `has no tag "Release"`} {
 		if !strings.Contains(text, said) {
 			t.Errorf("%q is not said", said)
 		}
@@ -147,6 +147,7 @@ func TestPreflightOfPermissions(t *testing.T) {
 	}
 	// Who may bake and not ask is warned only.
 	c.Deny()
+	c.connect() // what was answered is remembered
 	c.Deny("ec2:DescribeRegions", "ec2:DescribeInstanceTypes")
 	errs, warnings, text := c.findings(body, builders.CheckEnv{})
 	slices.Sort(warnings)

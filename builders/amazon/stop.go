@@ -48,7 +48,7 @@ func (r *running) stop(ctx context.Context) (string, error) {
 	if in.spot {
 		return in.id, nil
 	}
-	w := awscloud.Wait{What: fmt.Sprintf("instance %s to be stopped", in.id), Pace: awscloud.InstancePace, Like: "stop " + r.o.types()[0]}
+	w := awscloud.Wait{What: fmt.Sprintf("instance %s to be stopped", in.id), Pace: awscloud.InstancePace, Like: "stop " + r.session.Region + " " + r.o.types()[0]}
 	if r.o.DisableStopInstance {
 		r.run.Events.Say("Waiting for the instance to be shut down, as disable_stop_instance says")
 		w.Like = ""

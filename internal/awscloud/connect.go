@@ -45,6 +45,7 @@ type Shared struct {
 	flight   singleflight.Group
 	mu       sync.Mutex
 	sessions map[string]*Session
+	timings  map[string]float64 // seconds; nil: not read yet
 }
 
 // Options of what one process shares.
@@ -57,6 +58,10 @@ type Options struct {
 	// Speed is how much faster than Amazon's the cloud is, for one that is
 	// emulated: looks come so much sooner. Default: 1.
 	Speed float64
+	// TimingsFile remembers how long the cloud takes for what, for the next
+	// process: it then looks when something is about to be done. "": nothing is
+	// remembered.
+	TimingsFile string
 }
 
 // NewShared makes what one process shares.
@@ -98,11 +103,10 @@ type Session struct {
 	cfg     aws.Config
 	polling polling
 
-	mu       sync.Mutex
-	configs  map[string]aws.Config // by region
-	clients  map[string]any        // by service and region
-	batches  map[string]any        // by kind and region
-	expected map[string]time.Duration
+	mu      sync.Mutex
+	configs map[string]aws.Config // by region
+	clients map[string]any        // by service and region
+	batches map[string]any        // by kind and region
 }
 
 // Connect finds the credentials and the region, and asks who they are. The same
@@ -187,7 +191,7 @@ func (s *Shared) connect(ctx context.Context, a Access) (*Session, error) {
 	})
 	session := &Session{
 		shared: s, access: a, polling: polling,
-		configs: map[string]aws.Config{}, clients: map[string]any{}, batches: map[string]any{}, expected: map[string]time.Duration{},
+		configs: map[string]aws.Config{}, clients: map[string]any{}, batches: map[string]any{},
 	}
 	options := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithHTTPClient(client),

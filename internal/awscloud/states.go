@@ -68,7 +68,7 @@ func (s *Session) WaitInstance(ctx context.Context, region, id string, want type
 
 // WaitImage waits until the account's own image is available.
 func (s *Session) WaitImage(ctx context.Context, region, id string) (types.Image, error) {
-	w := Wait{What: fmt.Sprintf("image %s in %s to be available", id, region), Pace: ImagePace}
+	w := Wait{What: fmt.Sprintf("image %s in %s to be available", id, region), Pace: ImagePace, Like: "image " + region}
 	return Watch(ctx, s, s.Images(region), id, w, func(i types.Image) (bool, string, error) {
 		bad := []types.ImageState{types.ImageStateFailed, types.ImageStateError, types.ImageStateInvalid, types.ImageStateDeregistered}
 		if slices.Contains(bad, i.State) {
@@ -80,7 +80,7 @@ func (s *Session) WaitImage(ctx context.Context, region, id string) (types.Image
 
 // WaitSnapshot waits until the account's own snapshot is completed.
 func (s *Session) WaitSnapshot(ctx context.Context, region, id string) (types.Snapshot, error) {
-	w := Wait{What: fmt.Sprintf("snapshot %s in %s to be completed", id, region), Pace: SnapshotPace}
+	w := Wait{What: fmt.Sprintf("snapshot %s in %s to be completed", id, region), Pace: SnapshotPace, Like: "snapshot " + region}
 	return Watch(ctx, s, s.Snapshots(region), id, w, func(v types.Snapshot) (bool, string, error) {
 		if v.State == types.SnapshotStateError {
 			return false, string(v.State), &FailedError{What: fmt.Sprintf("snapshot %s in %s", id, region), State: string(v.State), Message: aws.ToString(v.StateMessage)}

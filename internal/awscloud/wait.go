@@ -2,19 +2,25 @@ package awscloud
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"time"
+
+	"github.com/ingotbuild/ingot/internal/atomicfile"
 )
 
 // Pace is how long and how often one kind of thing is waited for.
 type Pace struct {
 	// First is when to look for the first time. Then the time between two looks
-	// is Min at first, a tenth of the time waited so far later, and never more
-	// than Cap, each a little more or less by chance.
+	// is Min at first, later the time waited so far divided by Slow (0: 10), and
+	// never more than Cap, each a little more or less by chance.
 	First, Min, Cap time.Duration
+	Slow            int
 	// Timeout is how long to wait, where neither aws_polling nor the
 	// environment says it.
 	Timeout time.Duration
@@ -24,17 +30,21 @@ type Pace struct {
 
 // The paces of what bakes wait for.
 var (
-	InstancePace = Pace{First: time.Second, Min: time.Second, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
-	VolumePace   = Pace{First: time.Second, Min: time.Second, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
-	ImagePace    = Pace{First: 5 * time.Second, Min: 1500 * time.Millisecond, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
-	SnapshotPace = Pace{First: 5 * time.Second, Min: 1500 * time.Millisecond, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	InstancePace = Pace{First: 3 * time.Second, Min: 1500 * time.Millisecond, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	VolumePace   = Pace{First: time.Second, Min: time.Second, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	ImagePace    = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	SnapshotPace = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	// ShortPace is for what takes moments: a name that spreads, a dependency that goes.
 	ShortPace = Pace{First: 500 * time.Millisecond, Min: 500 * time.Millisecond, Cap: 5 * time.Second, Timeout: 5 * time.Minute, Grace: time.Minute}
 )
 
 // next is the time to the next look, after the given time of waiting.
 func (p Pace) next(waited time.Duration) time.Duration {
-	d := min(max(p.Min, waited/10), p.Cap)
+	slow := p.Slow
+	if slow == 0 {
+		slow = 10
+	}
+	d := min(max(p.Min, waited/time.Duration(slow)), p.Cap)
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
@@ -114,8 +124,9 @@ type Wait struct {
 	Option string
 	// First, when it is not 0, takes the place of the pace's; negative: look at once.
 	First time.Duration
-	// Like names things that take equally long, such as "stop t3.micro": what
-	// the session has learned of them says when to look first. "": nothing.
+	// Like names things that take about equally long, such as "stop t3.micro":
+	// what was learned of them says when to look first, and how often then. "":
+	// nothing.
 	Like string
 }
 
@@ -185,8 +196,10 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 	ctx, cancel := context.WithTimeoutCause(ctx, pace.Timeout, over)
 	defer cancel()
 	after := pace.First
-	if learned := s.learned(w.Like); learned > 0 {
-		after = max(after, learned*8/10)
+	if e := s.shared.expected(w.Like); e > 0 {
+		after = max(e*9/10, time.Millisecond)
+		// Near the time at which it should be done, it is looked at more often.
+		pace.Min, pace.Slow = min(max(e/30, pace.Min/5), pace.Min), 30
 	}
 	if w.First != 0 {
 		after = max(w.First, 0)
@@ -199,7 +212,7 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		}
 		switch {
 		case done && err == nil:
-			s.learn(w.Like, waited)
+			s.shared.learn(w.Like, waited)
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -209,24 +222,49 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		default:
 			return Explain(err)
 		}
-		after = pace.next(waited)
+		if after = pace.next(waited); pace.Slow == 30 && waited > 2*s.shared.expected(w.Like) {
+			pace, _ = s.polling.apply(w.Pace.faster(s.shared.o.Speed)) // what was learned does not fit
+		}
 	}
 }
 
-// learned is the shortest time that things like that have taken.
-func (s *Session) learned(like string) time.Duration {
+// expected is how long things like that have taken of late; 0: not known.
+func (s *Shared) expected(like string) time.Duration {
+	if like == "" {
+		return 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.expected[like]
+	if s.timings == nil {
+		s.timings = map[string]float64{}
+		if s.o.TimingsFile != "" {
+			if b, err := os.ReadFile(s.o.TimingsFile); err != nil || json.Unmarshal(b, &s.timings) != nil {
+				s.timings = map[string]float64{} // it only says when to look
+			}
+		}
+	}
+	if e := s.timings[like]; e > 0 && e < (2*time.Hour).Seconds() {
+		return time.Duration(e * float64(time.Second))
+	}
+	return 0
 }
 
-func (s *Session) learn(like string, took time.Duration) {
+// learn remembers how long it took: a mean that follows the last few.
+func (s *Shared) learn(like string, took time.Duration) {
 	if like == "" {
 		return
 	}
+	e := s.expected(like)
+	if e == 0 {
+		e = took
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if have := s.expected[like]; have == 0 || took < have {
-		s.expected[like] = took
+	s.timings[like] = (0.5*e.Seconds() + 0.5*took.Seconds())
+	if s.o.TimingsFile == "" || len(s.timings) > 1000 {
+		return
+	}
+	if b, err := json.Marshal(s.timings); err == nil {
+		_ = atomicfile.Write(s.o.TimingsFile, 0o600, func(w io.Writer) error { _, err := w.Write(b); return err }) // the next process looks as the first one did
 	}
 }

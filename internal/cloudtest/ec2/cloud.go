@@ -120,6 +120,7 @@ type Cloud struct {
 	stores   map[string]*store // S3 buckets
 	contents []*content        // of base images
 	problems []error
+	baseline map[string]bool
 }
 
 // identity is who an access key belongs to.
@@ -425,6 +426,13 @@ func (c *Cloud) SetThrottle(action string, b Bucket) {
 	m[action] = b
 	c.o.Throttle = m
 	clear(c.buckets)
+}
+
+// SetDurations changes how long things take from now on.
+func (c *Cloud) SetDurations(d Durations) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Durations = d
 }
 
 // The names of quotas, for SetQuota.

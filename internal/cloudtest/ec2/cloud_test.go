@@ -5,6 +5,7 @@ package ec2_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -254,4 +255,17 @@ func TestBake(t *testing.T) {
 	if left := c.Left(); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// reached says whether a connection to an instance's SSH server brings a banner.
+func reached(t *testing.T, host string) bool {
+	t.Helper()
+	c, err := net.Dial("tcp", net.JoinHostPort(host, "22"))
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	b := make([]byte, 4)
+	n, _ := io.ReadFull(c, b)
+	return n == 4 && string(b) == "SSH-"
 }

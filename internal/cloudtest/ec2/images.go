@@ -62,6 +62,9 @@ func (m mapping) request() blockDeviceMapping {
 	if l := volumeLimits[m.ebs.kind]; l.maxIOPS > 0 && m.ebs.iops > 0 {
 		e.Iops = ptr(m.ebs.iops)
 	}
+	if m.ebs.encrypted && m.ebs.snapshot == "" {
+		e.Encrypted, e.KmsKeyId = ptr(true), m.ebs.key
+	}
 	if m.ebs.kind == "gp3" && m.ebs.throughput > 0 {
 		e.Throughput = ptr(m.ebs.throughput)
 	}

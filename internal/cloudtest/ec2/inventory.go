@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Thing is one thing that exists in the cloud.
@@ -43,7 +44,57 @@ func (t Thing) String() string {
 // ended sessions are not left; network interfaces and rules count as part of
 // what they belong to.
 func (c *Cloud) Left() []Thing {
-	return slices.DeleteFunc(c.Inventory(), func(t Thing) bool { return t.State == "from the beginning" })
+	c.mu.Lock()
+	base := c.baseline
+	c.mu.Unlock()
+	return slices.DeleteFunc(c.Inventory(), func(t Thing) bool { return t.State == fromBeginning || base[t.key()] })
+}
+
+const fromBeginning = "from the beginning"
+
+func (t Thing) key() string { return strings.Join([]string{t.Kind, t.ID, t.Account, t.Region}, "|") }
+
+// Baseline lets Left forget what is there now: a test's own preparations.
+func (c *Cloud) Baseline() {
+	base := map[string]bool{}
+	for _, t := range c.Inventory() {
+		base[t.key()] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.baseline = base
+}
+
+// Backdate makes all that has been made so far older by d, so that a test need
+// not wait until it is. Only what answers say of age changes.
+func (c *Cloud) Backdate(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.spaces {
+		for _, t := range s.tables() {
+			t.each(func(_ kind, v thing) {
+				b := v.base()
+				if b.first {
+					return
+				}
+				b.born = b.born.Add(-d)
+				switch v := v.(type) {
+				case *instance:
+					v.launched = v.launched.Add(-d)
+				case *image:
+					v.created = v.created.Add(-d)
+				}
+			})
+		}
+	}
+	for _, a := range c.accounts {
+		for _, r := range a.roles {
+			r.born = r.born.Add(-d)
+		}
+		for _, p := range a.profiles {
+			p.born = p.born.Add(-d)
+		}
+	}
 }
 
 // Inventory is everything that is there. What was there from the beginning has
@@ -63,7 +114,7 @@ func (c *Cloud) Inventory() []Thing {
 				}
 				b := v.base()
 				if b.first {
-					state = "from the beginning"
+					state = fromBeginning
 				}
 				list = append(list, Thing{kd.resource, b.id, name, s.account, s.region, state, maps.Clone(b.tags)})
 			})

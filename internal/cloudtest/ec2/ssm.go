@@ -48,12 +48,14 @@ type ssmSession struct {
 	Session
 	started time.Time
 	ended   bool
+	ctx     context.Context // ends with the session
+	end     context.CancelFunc
 }
 
 // OnSession sets who plays the agent's side of sessions: f is asked for each
-// connection to a session's StreamUrl, once its token may be checked, and its
-// handler gets the WebSocket request. Without it, StartSession says that the
-// target is not connected.
+// connection to a session's StreamUrl, and its handler gets the WebSocket
+// request, whose context ends with the session. The handler checks the token.
+// Without it, StartSession says that the target is not connected.
 func (c *Cloud) OnSession(f func(Session) http.Handler) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,12 +72,16 @@ func (c *Cloud) serveSession(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	handler := c.session
+	var s Session
+	if found != nil {
+		s = found.Session
+	}
 	c.mu.Unlock()
 	if found == nil || handler == nil {
 		http.Error(w, "no such session", http.StatusNotFound)
 		return
 	}
-	handler(found.Session).ServeHTTP(w, r)
+	handler(s).ServeHTTP(w, r.WithContext(found.ctx))
 }
 
 func ssmOperations() map[string]operation {
@@ -283,6 +289,7 @@ func (k *call) startSession(in *startSessionRequest) (*sessionResponse, error) {
 		return m.Dial(ctx, port)
 	}
 	s.Token = randomHex(64)
+	s.ctx, s.end = context.WithCancel(k.ctx)
 	k.sessions[s.ID] = s
 	return k.sessionResponse(s), nil
 }
@@ -315,6 +322,7 @@ func (k *call) resumeSession(in *sessionRequest) (*sessionResponse, error) {
 func (k *call) terminateSession(in *sessionRequest) (*sessionRequest, error) {
 	if s := k.sessions[in.SessionID]; s != nil {
 		s.ended = true
+		s.end()
 	}
 	return in, nil // what is not there is terminated
 }

@@ -48,7 +48,6 @@ func (m *Machine) bringUp(ctx context.Context, r *run) error {
 		return fmt.Errorf("prepare it: %w", err)
 	}
 	r.wg.Go(func() { m.initctl(r) })
-	m.printf("[    0.000000] Linux version of the host, machine %s\n", m.cfg.ID)
 	seen, err := look(ctx, r.box)
 	if err != nil {
 		return fmt.Errorf("look at its system: %w", err)

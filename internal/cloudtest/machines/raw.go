@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -84,6 +85,27 @@ func firstPartition(f *os.File) (start, size int64, ok bool) {
 		start, size = int64(from)*sector, int64(to-from+1)*sector
 	}
 	return start, size, start > 0 && size > 0 && start+size <= fi.Size()
+}
+
+// addPartition makes a device of the first partition where the kernel has not,
+// as one built without partition tables: /dev/loop3p1.
+func addPartition(dev *os.File, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	start, size, ok := firstPartition(f)
+	if _, err := os.Stat(dev.Name() + "p1"); err == nil || !ok || isExt4(f, 0) {
+		return nil
+	}
+	part := unix.BlkpgPartition{Start: start, Length: size, Pno: 1}
+	arg := unix.BlkpgIoctlArg{Op: unix.BLKPG_ADD_PARTITION, Datalen: int32(unsafe.Sizeof(part)), Data: (*byte)(unsafe.Pointer(&part))}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg)))
+	if errno != 0 && errno != unix.EBUSY { // the kernel was faster
+		return fmt.Errorf("make a device of partition 1 of %s: %w", dev.Name(), errno)
+	}
+	return nil
 }
 
 // settle brings the file system of a disk image that was mounted when it was

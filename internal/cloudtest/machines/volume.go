@@ -326,6 +326,9 @@ func (v *Volume) open(ctx context.Context) error {
 		return err
 	}
 	v.loop = dev
+	if err := addPartition(dev, v.rawFile()); err != nil {
+		return errors.Join(err, v.shut())
+	}
 	return nil
 }
 

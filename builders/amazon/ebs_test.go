@@ -1,0 +1,260 @@
+//go:build linux
+
+package amazon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/ingotbuild/ingot/builders"
+	"github.com/ingotbuild/ingot/builders/buildertest"
+	"github.com/ingotbuild/ingot/internal/cloudtest/ec2"
+	"github.com/ingotbuild/ingot/internal/cloudtest/machines"
+	"github.com/ingotbuild/ingot/internal/config"
+	"github.com/ingotbuild/ingot/internal/event"
+	"github.com/ingotbuild/ingot/internal/sandboxtest"
+	"github.com/ingotbuild/ingot/machine"
+)
+
+func TestMain(m *testing.M) {
+	machines.Reexec(nil)
+	os.Exit(m.Run())
+}
+
+// ebsBody is a source block for the emulated cloud.
+const ebsBody = `
+region = "us-east-1"
+max_retries = 2
+ami_name = "suite-{{uuid}}"
+instance_type = "t3.micro"
+ssh_username = "admin"
+source_ami_filter {
+  filters     = { name = "debian-12-*" }
+  owners      = ["136693071363"]
+  most_recent = true
+}
+`
+
+// builder is a builder of the cloud's, with its options decoded.
+func (c *cloud) checked(t *testing.T, body string) *Builder {
+	t.Helper()
+	b := New(c.env)
+	f, diags := hclsyntax.ParseConfig([]byte(strings.ReplaceAll(body, "{{uuid}}", fmt.Sprint(time.Now().UnixNano()))), "x.pkr.hcl", hcl.InitialPos)
+	if !diags.HasErrors() {
+		diags = config.Decode(f.Body, nil, b.Options())
+	}
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	for _, p := range b.Check(t.Context(), &builders.CheckEnv{Dir: t.TempDir()}) {
+		if !p.Warning {
+			t.Fatalf("Check: %+v", p)
+		}
+		t.Logf("Check warns: %+v", p)
+	}
+	return b
+}
+
+// baked is one bake under test.
+type baked struct {
+	c       *cloud
+	b       *Builder
+	run     *builders.Run
+	leases  *memory
+	machine machine.Machine
+}
+
+func (c *cloud) bake(t *testing.T, id, body string) *baked {
+	t.Helper()
+	m := &memory{bake: id, struck: map[string]bool{}}
+	x := &baked{c: c, b: c.checked(t, body), leases: m}
+	x.run = newRun(t, id, m)
+	x.run.Type, x.run.Source = "amazon-ebs", "web"
+	x.run.Events = event.Scope{Sink: event.Func(func(e event.Event) { t.Logf("%s: %s", e.Kind, e.Text) })}
+	return x
+}
+
+func (x *baked) boot(ctx context.Context, t *testing.T) {
+	t.Helper()
+	var err error
+	if x.machine, err = x.b.Boot(ctx, x.run); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (x *baked) do(t *testing.T, line string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := x.machine.Run(t.Context(), machine.Command{Line: line, Stdout: &out, Stderr: &out}); err != nil {
+		t.Fatalf("%s: %v: %s", line, err, &out)
+	}
+	return out.String()
+}
+
+// end gives everything back but the finished image.
+func (x *baked) end(t *testing.T) {
+	t.Helper()
+	open := x.leases.Open()
+	for _, l := range slices.Backward(open) {
+		if l.Data[builders.UntilRecorded] != "" {
+			continue
+		}
+		if err := x.b.Release(context.Background(), l); err != nil {
+			t.Errorf("release %s %s: %v", l.Kind, l.Name, err)
+			continue
+		}
+		_ = x.leases.Released(context.Background(), l)
+	}
+}
+
+// temporary is what is left beside images and their snapshots.
+func (c *cloud) temporary() (left []string) {
+	for _, th := range c.Cloud.Left() {
+		if th.Kind != "image" && th.Kind != "snapshot" && th.Kind != "key" {
+			left = append(left, th.String())
+		}
+	}
+	return left
+}
+
+// A whole bake: what was provisioned is in the image, and what was put there
+// for the bake is not; nothing temporary is left, and few calls were made.
+func TestBake(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{Durations: ec2.Realistic(), Speed: 50})
+	x := c.bake(t, "bake0000000000000001", ebsBody+"user_data = \"#!/bin/sh\\necho user > /opt/by-user-data\\n\"\nrun_tags = { Team = \"{{ .SourceAMIName }}\" }\n")
+	before := len(c.Plan().Calls())
+	x.boot(t.Context(), t)
+	for k, want := range map[string]string{"BuildRegion": "us-east-1", "SourceAMIOwner": "136693071363", "ID": x.b.run.main.id, "User": "admin", "ConnType": "ssh"} {
+		if x.run.Values[k] != want {
+			t.Errorf("build.%s is %q, want %q", k, x.run.Values[k], want)
+		}
+	}
+	x.do(t, "sudo mkdir -p /opt && echo hello | sudo tee /opt/file")
+	key, host := strings.Fields(x.b.run.key.public)[1], hostKeyMark(x.b.run.main.hostKey)
+	if got := x.do(t, "sudo cat /opt/by-user-data; sudo grep -rlF -e "+host+" /etc/ssh /var/lib/cloud"); !strings.Contains(got, "user\n") || !strings.Contains(got, "/etc/ssh/ssh_host_ed25519_key") {
+		t.Errorf("on the machine: %q", got)
+	}
+	a, err := x.b.Snapshot(t.Context(), x.run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, th := range c.Cloud.Left() {
+		if th.Kind == "key" || th.Kind == "image" || th.Kind == "snapshot" {
+			continue
+		}
+		if th.Tags[tagBuild] != x.run.BakeID || th.Tags[tagExpires] == "" || th.Tags[tagSource] != "amazon-ebs.web" {
+			t.Errorf("%s is not marked: %v", th, th.Tags)
+		}
+		if th.Kind != "volume" && !strings.HasPrefix(th.Tags["Team"], "debian-12") {
+			t.Errorf("%s has no run_tags: %v", th, th.Tags)
+		}
+	}
+	x.end(t)
+	if left := c.temporary(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	calls := map[string]int{}
+	for _, call := range c.Plan().Calls()[before:] {
+		calls[call.Action]++
+	}
+	t.Logf("calls: %v", calls)
+	// How often is looked depends on how busy this host is, which the cloud's time goes by.
+	maps.DeleteFunc(calls, func(action string, _ int) bool { return strings.HasPrefix(action, "Describe") })
+	want := map[string]int{"ImportKeyPair": 1, "CreateSecurityGroup": 1, "AuthorizeSecurityGroupIngress": 1, "RunInstances": 1, "StopInstances": 1,
+		"CreateImage": 2, "TerminateInstances": 1, "DeleteSecurityGroup": calls["DeleteSecurityGroup"], "DeleteKeyPair": 1} // CreateImage once to ask whether it may be made
+	if !maps.Equal(calls, want) {
+		t.Errorf("the calls are %v, want %v", calls, want)
+	}
+	ami := a.Places[0].ID
+	if got, err := c.ReadFile("us-east-1", ami, "/opt/file"); err != nil || string(got) != "hello\n" {
+		t.Errorf("in the image: %q, %v", got, err)
+	}
+	// A machine of the image, made by hand, looks for what must not be in it.
+	for name, secret := range map[string]string{"/etc/ssh/ssh_host_ed25519_key": host, "/home/admin/.ssh/authorized_keys": key, "/root/.ssh/authorized_keys": key} {
+		if got, err := c.ReadFile("us-east-1", ami, name); err == nil && bytes.Contains(got, []byte(secret)) {
+			t.Errorf("%s of the image has a key of the bake", name)
+		}
+	}
+	ours, _, _ := strings.Cut(ebsBody, "source_ami_filter {")
+	y := c.bake(t, "bake0000000000000002", ours+"source_ami = \""+ami+"\"\n")
+	y.boot(t.Context(), t)
+	if got := y.do(t, "cat /opt/file; sudo grep -rlF -e "+host+" -e "+key+" /etc /var/lib /var/log /root /home /opt 2>/dev/null || true"); got != "hello\n" {
+		t.Errorf("a machine of the image has %q", got)
+	}
+	_ = y.machine.Close()
+	y.end(t)
+	if left := c.temporary(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if ps := c.Problems(); len(ps) > 0 {
+		t.Errorf("the emulator: %v", ps)
+	}
+}
+
+// leased says whether what a lease names is there, whoever knows its id.
+func (c *cloud) leased(l builders.Lease) bool {
+	for _, th := range c.Cloud.Left() {
+		if th.State == "shutting-down" {
+			continue // nothing can stop that any more
+		}
+		switch l.Kind {
+		case leaseImage:
+			_, name, _ := strings.Cut(l.Name, "/")
+			if th.Kind == "image" && th.Name == name && strings.HasPrefix(l.Name, th.Region+"/") {
+				return true
+			}
+		case leaseParameter:
+			if th.Kind == "ssm-parameter" && strings.HasSuffix(l.Name, th.Name) {
+				return true
+			}
+		case leaseInstance:
+			if (th.Kind == "instance" || th.Kind == "volume") && th.Tags[tagLease] == l.Name {
+				return true
+			}
+		case leaseRole, leaseProfile:
+			if strings.HasSuffix(th.Kind, l.Kind) && th.Name == l.Name {
+				return true
+			}
+		default:
+			if th.Kind == l.Kind && th.Tags[tagLease] == l.Name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func TestSuite(t *testing.T) {
+	sandboxtest.Need(t)
+	base := ec2.HostImage()
+	base.User = "root"
+	c := newCloud(t, ec2.Options{Images: []ec2.BaseImage{base}})
+	body := strings.NewReplacer("{{uuid}}", "web", "admin", "root").Replace(ebsBody)
+	buildertest.Run(t, buildertest.Options{
+		New: func() builders.Builder { return New(c.env) },
+		// Its bakes come one after another, and each takes the name from the one before.
+		Config: body + "force_deregister = true\nforce_delete_snapshot = true\n",
+		Exists: c.leased,
+		Bad: []buildertest.Bad{
+			{Name: "no such AMI", Config: goodRun, Option: "source_ami"},
+			{Name: "no such type", Config: strings.Replace(body, "t3.micro", "t3.tiny", 1), Option: "instance_type"},
+			{Name: "key without encryption", Config: body + "kms_key_id = \"alias/x\"", Option: "kms_key_id"},
+			{Name: "half of the credentials", Config: body + "access_key = \"x\"", Option: "access_key"},
+			{Name: "no such interface", Config: body + "ssh_interface = \"x\"", Option: "ssh_interface"},
+		},
+	})
+	if left := c.temporary(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
