@@ -22,3 +22,11 @@ type Source interface {
 	// Read returns the data.
 	Read(ctx context.Context) (cty.Value, error)
 }
+
+// Secretive is a Source whose data may be secret.
+type Secretive interface {
+	Source
+	// Secrets are the texts in what Read has returned that must not be shown.
+	// They are known after Read, also when it has failed.
+	Secrets() []string
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/ingotbuild/ingot/datasources"
 	"github.com/ingotbuild/ingot/internal/config"
 	"github.com/zclconf/go-cty/cty"
 )
@@ -38,6 +39,11 @@ func (l *loader) readData(b *hcl.Block, ctx *hcl.EvalContext) cty.Value {
 		from = context.Background()
 	}
 	v, err := source.Read(from)
+	if secretive, ok := source.(datasources.Secretive); ok {
+		for _, secret := range secretive.Secrets() {
+			l.t.hide(secret)
+		}
+	}
 	if err != nil {
 		l.add(failure(&b.DefRange, "Data source could not be read", "%s: %s.", title(b), err))
 		return unknown

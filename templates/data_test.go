@@ -26,6 +26,36 @@ func (*failing) Read(context.Context) (cty.Value, error) {
 	return cty.NilVal, errors.New("the disk is on fire")
 }
 
+// secretive is a data source whose data is secret, and which may fail with it.
+type secretive struct {
+	dataNull.Source
+	err error
+}
+
+func (*secretive) Secrets() []string { return []string{"hunter2", "a\nb"} }
+
+func (s *secretive) Read(ctx context.Context) (cty.Value, error) {
+	if s.err != nil {
+		return cty.NilVal, s.err
+	}
+	return s.Source.Read(ctx)
+}
+
+func TestDataMayBeSecret(t *testing.T) {
+	for _, fails := range []error{nil, errors.New("no key")} {
+		o := Options{EvaluateData: true, Datasources: map[string]func() datasources.Source{
+			"secret": func() datasources.Source { return &secretive{Source: *dataNull.New(), err: fails} },
+		}}
+		template, diags := load(t, `data "secret" "a" { input = "x" }`, o)
+		if diags.HasErrors() != (fails != nil) {
+			t.Errorf("%v: %v", fails, diags)
+		}
+		if got := template.Secrets(); !reflect.DeepEqual(got, []string{"a", "a\nb", "b", "hunter2"}) {
+			t.Errorf("secrets %q", got)
+		}
+	}
+}
+
 func withData(evaluate bool) Options {
 	return Options{EvaluateData: evaluate, Datasources: map[string]func() datasources.Source{
 		"http": func() datasources.Source { return dataHTTP.New() },

@@ -17,6 +17,7 @@ import (
 	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/internal/config"
 	"github.com/ingotbuild/ingot/internal/event"
+	"github.com/ingotbuild/ingot/internal/ssmtunnel"
 	"github.com/ingotbuild/ingot/machine"
 	"github.com/ingotbuild/ingot/machine/communicator"
 )
@@ -30,8 +31,8 @@ type Env struct {
 	// Settle is how long a thing may exist before a search by its tags finds
 	// it, for a release that knows no id. Default: 20 seconds.
 	Settle time.Duration
-	// Tunnel makes connections to a port of an instance through Session
-	// Manager. Nil: this Ingot cannot.
+	// Tunnel makes connections to a port of an instance through Session Manager.
+	// Default: ssmtunnel.Through.
 	Tunnel Tunnel
 	// DevDir and SysDir take the place of /dev and /sys where the devices of
 	// attached volumes are looked for, in tests. Default: these.
@@ -46,7 +47,7 @@ type Tunnel func(ctx context.Context, s *awscloud.Session, region, instance stri
 
 // NewEnv makes what the builders of one process share.
 func NewEnv(shared *awscloud.Shared) *Env {
-	return &Env{Shared: shared, AddressURL: "https://checkip.amazonaws.com", Settle: 20 * time.Second, looks: map[string]*lookups{}}
+	return &Env{Shared: shared, AddressURL: "https://checkip.amazonaws.com", Settle: 20 * time.Second, Tunnel: ssmtunnel.Through, looks: map[string]*lookups{}}
 }
 
 // Options are what a source "amazon-ebs" block can say.

@@ -46,7 +46,12 @@ func (w *whereabouts) get() (string, types.Instance) {
 
 // connect connects to an instance while it comes up, and tells what is known of
 // the connection. The cloud's word that it has failed ends the attempts.
-func (r *running) connect(ctx context.Context, in *instance, values map[string]string) (machine.Machine, error) {
+func (r *running) connect(ctx context.Context, in *instance, values map[string]string) (_ machine.Machine, err error) {
+	defer func() {
+		if err != nil {
+			in.end()
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	at := &whereabouts{}
@@ -80,7 +85,6 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 		}
 		return host, 0, r.admit(ctx, host)
 	}}
-	var err error
 	if r.comm.Kind() == communicator.WinRMKind && r.comm.WinRMPassword == "" {
 		password, err := r.password(ctx, in)
 		if err != nil {
@@ -321,9 +325,6 @@ func (r *running) password(ctx context.Context, in *instance) (string, error) {
 // tunnel listens on this host for connections that go to the instance through
 // Session Manager.
 func (r *running) tunnel(ctx context.Context, in *instance, known <-chan struct{}) (string, int, error) {
-	if r.env.Tunnel == nil {
-		return "", 0, errors.New("this Ingot has no Session Manager: use another ssh_interface")
-	}
 	select {
 	case <-known:
 	case <-ctx.Done():
@@ -339,8 +340,14 @@ func (r *running) tunnel(ctx context.Context, in *instance, known <-chan struct{
 			return "", 0, context.Cause(ctx)
 		}
 	}
-	dial, end, err := r.env.Tunnel(ctx, r.session, r.session.Region, in.id, r.port(), r.run.Events)
+	limit := max(r.comm.SSHTimeout, r.comm.SSHWaitTimeout)
+	tctx, cancel := context.WithTimeoutCause(ctx, limit, &awscloud.TimeoutError{What: "Session Manager to reach the instance", Waited: limit, Option: "ssh_timeout"})
+	defer cancel()
+	dial, end, err := r.env.Tunnel(tctx, r.session, r.session.Region, in.id, r.port(), r.run.Events)
 	if err != nil {
+		if ctx.Err() == nil && tctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(tctx), err)
+		}
 		return "", 0, fmt.Errorf("reach the instance by Session Manager: %w", err)
 	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.o.SessionManagerPort))

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -19,10 +20,12 @@ import (
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/buildertest"
 	"github.com/ingotbuild/ingot/internal/cloudtest/ec2"
+	"github.com/ingotbuild/ingot/internal/cloudtest/fault"
 	"github.com/ingotbuild/ingot/internal/cloudtest/machines"
 	"github.com/ingotbuild/ingot/internal/config"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
+	"github.com/ingotbuild/ingot/internal/ssmtunnel/ssmtest"
 	"github.com/ingotbuild/ingot/machine"
 )
 
@@ -142,6 +145,9 @@ func TestBake(t *testing.T) {
 	}
 	x.do(t, "sudo mkdir -p /opt && echo hello | sudo tee /opt/file")
 	key, host := strings.Fields(x.b.run.key.public)[1], hostKeyMark(x.b.run.main.hostKey)
+	if got := x.do(t, "ps -eo args | grep -c '[s]leep 2[0-9][0-9][0-9][0-9]; shutdown -h now' || true; ps -eo args | grep -c '[i]ngot-expires' || true"); strings.HasPrefix(got, "0\n0") {
+		t.Error("nothing ends the machine when it expires")
+	}
 	if got := x.do(t, "sudo cat /opt/by-user-data; sudo grep -rlF -e "+host+" /etc/ssh /var/lib/cloud"); !strings.Contains(got, "user\n") || !strings.Contains(got, "/etc/ssh/ssh_host_ed25519_key") {
 		t.Errorf("on the machine: %q", got)
 	}
@@ -256,5 +262,190 @@ func TestSuite(t *testing.T) {
 	})
 	if left := c.temporary(); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// use boots the bake's machine, looks at it, and gives everything back.
+func (x *baked) use(t *testing.T, look func()) {
+	t.Helper()
+	defer x.end(t)
+	x.boot(t.Context(), t)
+	if got := x.do(t, "echo up"); got != "up\n" {
+		t.Errorf("the machine says %q", got)
+	}
+	if look != nil {
+		look()
+	}
+	_ = x.machine.Close()
+}
+
+func TestVariants(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{Speed: 20, Durations: ec2.Durations{Running: 2 * time.Second, SSH: time.Second, Console: 10 * time.Second, Terminated: 2 * time.Second, Detached: time.Second, Profile: 10 * time.Second},
+		Consistency: ec2.Consistency{Delay: 2 * time.Second, Misses: 1}})
+	agents := ssmtest.New(ssmtest.Options{})
+	defer agents.Close()
+	c.OnSession(func(s ec2.Session) http.Handler { return agents.Join(s.ID, s.Token, s.Target, s.Port(), s.Dial) })
+	spot := strings.Replace(ebsBody, "instance_type = \"t3.micro\"", "spot_instance_types = [\"t3.micro\", \"t3.small\"]", 1)
+	var outcome func(ec2.Launch) ec2.Outcome
+	c.OnLaunch(func(l ec2.Launch) ec2.Outcome {
+		if outcome == nil {
+			return ec2.Outcome{}
+		}
+		return outcome(l)
+	})
+	none := ec2.Outcome{Code: "InsufficientInstanceCapacity"}
+	disk := "launch_block_device_mappings {\ndevice_name = \"/dev/xvdf\"\nvolume_size = 1\n"
+	n := 0
+	for _, tc := range []struct {
+		name, body string
+		outcome    func(ec2.Launch) ec2.Outcome
+		look       func(x *baked)
+		fails      string // what the error has
+		stays      string // the kind of what is left on purpose
+	}{
+		{name: "spot", body: spot, look: func(x *baked) {
+			if !x.b.run.main.spot {
+				t.Error("it is no spot instance")
+			}
+		}},
+		{name: "spot, second type", body: spot, outcome: func(l ec2.Launch) ec2.Outcome {
+			if l.Type == "t3.micro" {
+				return none
+			}
+			return ec2.Outcome{}
+		}},
+		{name: "spot, none", body: spot, outcome: func(ec2.Launch) ec2.Outcome { return none }, fails: "InsufficientInstanceCapacity"},
+		{name: "spot, then on demand", body: spot + "spot_on_demand_fallback = true\n", outcome: func(l ec2.Launch) ec2.Outcome {
+			if l.Spot {
+				return none
+			}
+			return ec2.Outcome{}
+		}, look: func(x *baked) {
+			if x.b.run.main.spot {
+				t.Error("it is taken for a spot instance")
+			}
+		}},
+		{name: "another zone", body: ebsBody, outcome: func(l ec2.Launch) ec2.Outcome {
+			if !strings.HasSuffix(l.Zone, "b") {
+				return none
+			}
+			return ec2.Outcome{}
+		}},
+		{name: "no zone", body: ebsBody, outcome: func(ec2.Launch) ec2.Outcome { return none }, fails: "InsufficientInstanceCapacity"},
+		{name: "fails while pending", body: ebsBody, outcome: func(ec2.Launch) ec2.Outcome {
+			return ec2.Outcome{StateReason: "Client.VolumeLimitExceeded: Volume limit exceeded"}
+		}, fails: "Volume limit exceeded"},
+		{name: "temporary profile", body: ebsBody + "temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"s3:GetObject\"]\nResource = [\"*\"]\n}\n}\n"},
+		{name: "key from the console", body: ebsBody + "inject_host_key = false\n", look: func(x *baked) {
+			if x.b.run.main.hostKey != "" {
+				t.Error("a host key was put in")
+			}
+		}},
+		{name: "user data with keys of its own", body: ebsBody + "user_data = \"#cloud-config\\nssh_genkeytypes: [ed25519]\\n\"\n"},
+		{name: "Session Manager", body: ebsBody + "ssh_interface = \"session_manager\"\ntemporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"ssm:*\"]\nResource = [\"*\"]\n}\n}\n", look: func(x *baked) {
+			if x.run.Values["Host"] != "127.0.0.1" {
+				t.Errorf("it was reached at %s", x.run.Values["Host"])
+			}
+		}},
+		{name: "a public address", body: ebsBody + "associate_public_ip_address = true\n"},
+		{name: "a disk that ends with the bake", body: ebsBody + disk + "}\n"},
+		{name: "a disk that stays", body: ebsBody + disk + "delete_on_termination = false\n}\n", stays: "volume"},
+		{name: "RSA", body: ebsBody + "temporary_key_pair_type = \"rsa\"\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n++
+			outcome = nil
+			x := c.bake(t, fmt.Sprintf("variant%03d", n), tc.body)
+			outcome = tc.outcome
+			if tc.fails != "" {
+				_, err := x.b.Boot(t.Context(), x.run)
+				if err == nil || !strings.Contains(err.Error(), tc.fails) {
+					t.Errorf("%v, want %q", err, tc.fails)
+				}
+				x.end(t)
+			} else {
+				x.use(t, func() {
+					if tc.look != nil {
+						tc.look(x)
+					}
+				})
+			}
+			left := c.temporary()
+			if tc.stays == "" && len(left) > 0 || tc.stays != "" && (len(left) != 1 || !strings.HasPrefix(left[0], tc.stays+" ")) {
+				t.Errorf("left behind: %q, want %q", left, tc.stays)
+			}
+			c.Baseline()
+		})
+	}
+}
+
+// At each call from the launch's preparation to the connection, and at each
+// fault of it, for good or once: the bake fails or goes on, and a release by
+// another process, which knows only the ledger, leaves nothing.
+func TestEveryFaultOfBoot(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	c.env.Settle = 300 * time.Millisecond
+	// Without a login, so that nothing waits for a machine to boot.
+	bodies := map[string]string{
+		"on demand": strings.Replace(ebsBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1) +
+			"temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"s3:GetObject\"]\nResource = [\"*\"]\n}\n}\n",
+		"spot": strings.NewReplacer("ssh_username = \"admin\"", "communicator = \"none\"", "instance_type = \"t3.micro\"", "spot_instance_types = [\"t3.micro\"]").Replace(ebsBody),
+	}
+	points, failed, n := 0, 0, 0
+	for name, body := range bodies {
+		try := func(t *testing.T, decide func(fault.Call) fault.Fault) []fault.Call {
+			n++
+			x := c.bake(t, fmt.Sprintf("fault%05d", n), body)
+			c.Plan().Reset()
+			c.Plan().Decide(decide)
+			_, err := x.b.Boot(t.Context(), x.run)
+			c.Plan().Decide(nil)
+			calls := c.Plan().Calls()
+			if err != nil {
+				failed++
+				t.Log(err)
+			}
+			for _, l := range slices.Backward(x.leases.Open()) {
+				if err := New(c.env).Release(t.Context(), l); err != nil {
+					t.Errorf("release %s %s: %v", l.Kind, l.Name, err)
+				}
+			}
+			if left := c.temporary(); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+				c.Baseline()
+			}
+			return calls
+		}
+		seen := map[string]bool{}
+		for _, call := range try(t, nil) {
+			if seen[call.Action] {
+				continue
+			}
+			seen[call.Action] = true
+			for _, f := range []fault.Fault{fault.Refuse, fault.Fail, fault.Throttle, fault.Cut, fault.CutAfter, fault.FailAfter, fault.HangAfter} {
+				for _, once := range []bool{true, false} {
+					if f == fault.HangAfter && !once {
+						continue
+					}
+					points++
+					t.Run(fmt.Sprintf("%s, %s, %s, once %v", name, call.Action, f, once), func(t *testing.T) {
+						hits := 0
+						try(t, func(at fault.Call) fault.Fault {
+							if at.Action != call.Action || once && hits > 0 {
+								return fault.None
+							}
+							hits++
+							return f
+						})
+					})
+				}
+			}
+		}
+	}
+	t.Logf("%d points, of which %d bakes failed", points, failed)
+	if points < 100 || failed < 30 {
+		t.Errorf("only %d points, and %d failures", points, failed)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/awscloud"
@@ -329,15 +330,10 @@ func (l *launch) patiently(ctx context.Context, call func(ctx context.Context) e
 		c, cancel := unhurried(ctx)
 		defer cancel()
 		last = call(c)
-		switch code := awscloud.Code(last); {
+		switch {
 		case last == nil:
 			return true, "", nil
-		case ctx.Err() != nil, wctx.Err() != nil:
-			return false, "", last
-		case l.ownProfile && isProfileError(last),
-			l.ownGroup && (code == "InvalidGroup.NotFound" || code == "InvalidGroupId.NotFound"),
-			l.key.private != nil && code == "InvalidKeyPair.NotFound",
-			l.role != "machine" && strings.HasPrefix(code, "InvalidAMIID."):
+		case ctx.Err() == nil && wctx.Err() == nil && l.unknownYet(last):
 			return false, awscloud.Explain(last).Error(), nil
 		}
 		return false, "", last
@@ -346,6 +342,17 @@ func (l *launch) patiently(ctx context.Context, call func(ctx context.Context) e
 		return errors.Join(err, last)
 	}
 	return err
+}
+
+// unknownYet says of a launch's error that EC2 does not know something yet that
+// was made for the launch.
+func (l *launch) unknownYet(err error) bool {
+	code := awscloud.Code(err)
+	return l.ownProfile && isProfileError(err) ||
+		l.ownGroup && (code == "InvalidGroup.NotFound" || code == "InvalidGroupId.NotFound") ||
+		l.key.private != nil && code == "InvalidKeyPair.NotFound" ||
+		l.role != "machine" && strings.HasPrefix(code, "InvalidAMIID.") ||
+		strings.HasPrefix(code, "InvalidLaunchTemplate") && awscloud.IsNotFound(err) // the template is always this bake's own
 }
 
 // isProfileError says that EC2 does not know the instance profile, or not yet what is in it.
@@ -440,7 +447,7 @@ func (l *launch) oneOfFleet(ctx context.Context, lease builders.Lease, template 
 		}
 	}
 	in := &ec2.CreateFleetInput{
-		Type: types.FleetTypeInstant, ClientToken: &lease.Name,
+		Type: types.FleetTypeInstant,
 		TargetCapacitySpecification: &types.TargetCapacitySpecificationRequest{TotalTargetCapacity: aws.Int32(1), DefaultTargetCapacityType: kind},
 		LaunchTemplateConfigs: []types.FleetLaunchTemplateConfigRequest{{
 			LaunchTemplateSpecification: &types.FleetLaunchTemplateSpecificationRequest{LaunchTemplateId: &template, Version: aws.String("$Latest")},
@@ -457,7 +464,9 @@ func (l *launch) oneOfFleet(ctx context.Context, lease builders.Lease, template 
 	}
 	var instance string
 	var failures []types.CreateFleetError
+	tries := 0
 	err := l.patiently(ctx, func(ctx context.Context) error {
+		in.ClientToken = aws.String(fmt.Sprintf("%s-%d", lease.Name, tries))
 		out, err := l.session.EC2("").CreateFleet(ctx, in)
 		if err != nil {
 			return err
@@ -469,6 +478,14 @@ func (l *launch) oneOfFleet(ctx context.Context, lease builders.Lease, template 
 		for _, i := range out.Instances {
 			for _, id := range i.InstanceIds {
 				instance = id
+			}
+		}
+		if instance == "" && len(failures) > 0 {
+			// Of a fleet that begins, what is not known yet is no error of the call.
+			f := &smithy.GenericAPIError{Code: aws.ToString(failures[0].ErrorCode), Message: aws.ToString(failures[0].ErrorMessage)}
+			if l.unknownYet(f) {
+				tries++ // the same token would give the same fleet
+				return errors.Join(f, (&releaser{session: l.session, region: l.session.Region}).fleet(ctx, builders.Lease{ExternalID: aws.ToString(out.FleetId)}))
 			}
 		}
 		return nil

@@ -113,6 +113,9 @@ func findInstances(c *ec2.Client) finder {
 // wait for the end where nothing depends on that: it cannot be stopped any more.
 func (r *releaser) instance(ctx context.Context, l builders.Lease) error {
 	c := r.session.EC2(r.region)
+	if r.run != nil && r.run.main != nil && r.run.main.lease.ID == l.ID {
+		r.run.main.end()
+	}
 	ids, err := r.ids(ctx, l, findInstances(c))
 	if err != nil {
 		return err

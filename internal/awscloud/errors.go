@@ -40,7 +40,7 @@ func IsNotFound(err error) bool {
 	code := Code(err)
 	return strings.HasSuffix(code, ".NotFound") || strings.HasSuffix(code, ".Unknown") && strings.HasPrefix(code, "Invalid") ||
 		slices.Contains([]string{"NoSuchEntity", "NotFoundException", "ParameterNotFound", "ResourceNotFoundException", "NoSuchKey", "NoSuchBucket",
-			"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound", "InvalidAMIID.Unavailable", "InvalidFleetId.NotFound"}, code)
+			"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFoundException", "InvalidLaunchTemplateId.NotFound", "InvalidAMIID.Unavailable", "InvalidFleetId.NotFound"}, code)
 }
 
 // IsThrottled says that the call was refused because there are too many.

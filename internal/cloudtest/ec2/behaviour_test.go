@@ -230,6 +230,15 @@ func TestLaunchesThatFail(t *testing.T) {
 		t.Errorf("reason %+v", i.StateReason)
 	}
 	c.OnLaunch(nil)
+	// A root volume that does not die with its instance is left.
+	in = micro(img)
+	in.BlockDeviceMappings = []types.BlockDeviceMapping{{DeviceName: img.RootDeviceName, Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false)}}}
+	kept := *must(cl.RunInstances(ctx, in))(t).Instances[0].InstanceId
+	must(cl.TerminateInstances(ctx, &awsec2.TerminateInstancesInput{InstanceIds: []string{kept}}))(t)
+	waitInstance(t, cl, kept, types.InstanceStateNameTerminated)
+	if left := c.Left(); len(left) != 1 || left[0].Kind != "volume" || left[0].State != "available" {
+		t.Errorf("left: %v", left)
+	}
 	c.SetQuota(ec2.QuotaVCPUs, 1)
 	_, err = cl.RunInstances(ctx, micro(img))
 	wantCode(t, "more than the quota", err, "VcpuLimitExceeded")
@@ -389,5 +398,81 @@ func TestNetworkAndAccounts(t *testing.T) {
 	}
 	if self := must(other.DescribeImages(ctx, &awsec2.DescribeImagesInput{Owners: []string{"self"}}))(t); len(self.Images) != 0 {
 		t.Errorf("the other account owns %d images", len(self.Images))
+	}
+}
+
+// TestPages: lists are cut, tags are found, and what is added is described.
+func TestPagesAndTags(t *testing.T) {
+	c := start(t, ec2.Options{})
+	cl, ctx := client(c, "us-east-1"), t.Context()
+	var ids []string
+	for range 7 {
+		v := must(cl.CreateVolume(ctx, &awsec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1), VolumeType: "gp3", TagSpecifications: []types.TagSpecification{
+			{ResourceType: "volume", Tags: []types.Tag{{Key: aws.String("ingot:build"), Value: aws.String("b/1")}}}}}))(t)
+		ids = append(ids, *v.VolumeId)
+	}
+	seen := 0
+	pages := awsec2.NewDescribeVolumesPaginator(cl, &awsec2.DescribeVolumesInput{MaxResults: aws.Int32(5), Filters: []types.Filter{{Name: aws.String("tag:ingot:build"), Values: []string{"b/*"}}}})
+	for pages.HasMorePages() {
+		p := must(pages.NextPage(ctx))(t)
+		if len(p.Volumes) > 5 {
+			t.Errorf("a page of %d", len(p.Volumes))
+		}
+		seen += len(p.Volumes)
+	}
+	if seen != 7 {
+		t.Errorf("%d volumes are seen, want 7", seen)
+	}
+	must(cl.DeleteTags(ctx, &awsec2.DeleteTagsInput{Resources: ids[:2], Tags: []types.Tag{{Key: aws.String("ingot:build")}}}))(t)
+	tags := must(cl.DescribeTags(ctx, &awsec2.DescribeTagsInput{Filters: []types.Filter{{Name: aws.String("resource-type"), Values: []string{"volume"}}}}))(t)
+	if len(tags.Tags) != 5 {
+		t.Errorf("%d tags, want 5", len(tags.Tags))
+	}
+	must(cl.ModifyVolume(ctx, &awsec2.ModifyVolumeInput{VolumeId: &ids[0], Size: aws.Int32(2)}))(t)
+	m := must(cl.DescribeVolumesModifications(ctx, &awsec2.DescribeVolumesModificationsInput{VolumeIds: ids[:1]}))(t)
+	if *m.VolumesModifications[0].TargetSize != 2 || *m.VolumesModifications[0].OriginalSize != 1 {
+		t.Errorf("%+v", m.VolumesModifications[0])
+	}
+	must(cl.EnableEbsEncryptionByDefault(ctx, &awsec2.EnableEbsEncryptionByDefaultInput{}))(t)
+	if v := must(cl.CreateVolume(ctx, &awsec2.CreateVolumeInput{AvailabilityZone: aws.String("us-east-1a"), Size: aws.Int32(1)}))(t); !*v.Encrypted || !strings.HasPrefix(*v.KmsKeyId, "arn:aws:kms:us-east-1:") {
+		t.Errorf("by default: %v, %v", *v.Encrypted, v.KmsKeyId)
+	}
+	if err := c.DropDefaultVPC("us-east-1"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := cl.CreateSecurityGroup(ctx, &awsec2.CreateSecurityGroupInput{GroupName: aws.String("g"), Description: aws.String("d")})
+	wantCode(t, "a group without a default VPC", err, "VPCIdNotSpecified")
+	_, err = cl.RunInstances(ctx, micro(base(t, cl)))
+	wantCode(t, "a launch without a default VPC", err, "VPCIdNotSpecified")
+	before := len(c.Left())
+	c.Baseline()
+	if left := c.Left(); before != 8 || len(left) != 0 {
+		t.Errorf("%d left before, %v after", before, left)
+	}
+	old := must(cl.DescribeVolumes(ctx, &awsec2.DescribeVolumesInput{VolumeIds: ids[:1]}))(t).Volumes[0].CreateTime
+	c.Backdate(2 * time.Hour)
+	now := must(cl.DescribeVolumes(ctx, &awsec2.DescribeVolumesInput{VolumeIds: ids[:1]}))(t).Volumes[0].CreateTime
+	if old.Sub(*now) != 2*time.Hour {
+		t.Errorf("backdated by %v", old.Sub(*now))
+	}
+}
+
+// TestClose: what runs ends with the cloud.
+func TestClose(t *testing.T) {
+	c := start(t, ec2.Options{})
+	cl, ctx := client(c, "us-east-1"), t.Context()
+	key := must(cl.CreateKeyPair(ctx, &awsec2.CreateKeyPairInput{KeyName: aws.String("k"), KeyType: types.KeyTypeEd25519}))(t)
+	in := micro(base(t, cl))
+	in.KeyName, in.SecurityGroupIds = aws.String("k"), []string{openGroup(t, cl, "g")}
+	i := waitInstance(t, cl, *must(cl.RunInstances(ctx, in))(t).Instances[0].InstanceId, types.InstanceStateNameRunning)
+	run(t, *i.PublicIpAddress, "admin", *key.KeyMaterial, "true")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if reached(t, *i.PublicIpAddress) {
+		t.Error("an instance of a closed cloud is reached")
+	}
+	if _, err := cl.DescribeRegions(ctx, &awsec2.DescribeRegionsInput{}); err == nil {
+		t.Error("a closed cloud answers")
 	}
 }

@@ -264,11 +264,24 @@ func (c *Cloud) spaceOf(account, region string) (*space, error) {
 	if s := c.spaces[account+"/"+region]; s != nil {
 		return s, nil
 	}
-	s := &space{region: region, account: account, vpcs: newTable[*vpc](kindVPC), subnets: newTable[*subnet](kindSubnet), groups: newTable[*group](kindGroup),
-		keyPairs: newTable[*keyPair](kindKey), images: newTable[*image](kindImage), snapshots: newTable[*snapshot](kindSnapshot), volumes: newTable[*volume](kindVolume),
-		instances: newTable[*instance](kindInstance), interfaces: newTable[*netInterface](kindInterface), templates: newTable[*launchTemplate](kindTemplate),
-		fleets: newTable[*fleet](kindFleet), spots: newTable[*spotRequest](kindSpot), imports: newTable[*importTask](kindImport),
-		parameters: map[string]*parameter{}, secrets: map[string]*secret{}, kmsKeys: map[string]*kmsKey{}, kmsAliases: map[string]string{}, sessions: map[string]*ssmSession{}}
+	l := timeline{{c.now(), ""}}
+	s := &space{
+		region: region, account: account,
+		vpcs:       newTable(kindVPC, &vpc{}),
+		subnets:    newTable(kindSubnet, &subnet{}),
+		groups:     newTable(kindGroup, &group{}),
+		keyPairs:   newTable(kindKey, &keyPair{}),
+		images:     newTable(kindImage, &image{line: l, mappings: []mapping{{}}}),
+		snapshots:  newTable(kindSnapshot, &snapshot{line: l}),
+		volumes:    newTable(kindVolume, &volume{line: l}),
+		instances:  newTable(kindInstance, &instance{line: l, image: &image{}, space: &space{}}),
+		interfaces: newTable(kindInterface, &netInterface{instance: &instance{}}),
+		templates:  newTable(kindTemplate, &launchTemplate{}),
+		fleets:     newTable(kindFleet, &fleet{}),
+		spots:      newTable(kindSpot, &spotRequest{}),
+		imports:    newTable(kindImport, &importTask{line: l}),
+		parameters: map[string]*parameter{}, secrets: map[string]*secret{}, kmsKeys: map[string]*kmsKey{}, kmsAliases: map[string]string{}, sessions: map[string]*ssmSession{},
+	}
 	was := c.started
 	c.started = false // a default VPC has always been there
 	c.addDefaultVPC(s)

@@ -5,10 +5,12 @@ package ec2_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -153,32 +155,34 @@ func base(t *testing.T, cl *awsec2.Client) types.Image {
 // run runs a command in an instance over SSH.
 func run(t *testing.T, host, user, key, command string) string {
 	t.Helper()
+	out, err := try(t, host, user, key, command)
+	if err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	return out
+}
+
+// try is run for a command that may fail. That the instance is reached it waits for.
+func try(t *testing.T, host, user, key, command string) (string, error) {
+	t.Helper()
 	signer := must(ssh.ParsePrivateKey([]byte(key)))(t)
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		t.Fatalf("%q is no loopback address", host)
 	}
-	var out []byte
+	var c *ssh.Client
 	eventually(t, "SSH to "+host, func() (bool, error) {
-		c, err := ssh.Dial("tcp", net.JoinHostPort(host, "22"), &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second})
-		if err != nil {
-			if strings.Contains(err.Error(), "unable to authenticate") {
-				t.Log(err)
-			}
-			return false, nil
-		}
-		defer c.Close()
-		s, err := c.NewSession()
-		if err != nil {
-			return false, err
-		}
-		defer s.Close()
-		out, err = s.CombinedOutput(command)
-		if err != nil {
-			return false, errors.New(err.Error() + ": " + string(out))
-		}
-		return true, nil
+		var err error
+		c, err = ssh.Dial("tcp", net.JoinHostPort(host, "22"), &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second})
+		return err == nil, nil
 	})
-	return strings.TrimSpace(string(out))
+	defer c.Close()
+	s, err := c.NewSession()
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	out, err := s.CombinedOutput(command)
+	return strings.TrimSpace(string(out)), err
 }
 
 // openGroup is a group that admits this host to port 22.
@@ -260,6 +264,10 @@ func TestBake(t *testing.T) {
 // reached says whether a connection to an instance's SSH server brings a banner.
 func reached(t *testing.T, host string) bool {
 	t.Helper()
+	return banner(host)
+}
+
+func banner(host string) bool {
 	c, err := net.Dial("tcp", net.JoinHostPort(host, "22"))
 	if err != nil {
 		return false
@@ -268,4 +276,61 @@ func reached(t *testing.T, host string) bool {
 	b := make([]byte, 4)
 	n, _ := io.ReadFull(c, b)
 	return n == 4 && string(b) == "SSH-"
+}
+
+// BenchmarkFifty launches fifty machines side by side, waits until each answers
+// over SSH, and images and terminates them: what the emulator itself costs.
+func BenchmarkFifty(b *testing.B) {
+	sandboxtest.Need(b)
+	c, err := ec2.New(ec2.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	cl, ctx := client(c, "us-east-1"), b.Context()
+	images, err := cl.DescribeImages(ctx, &awsec2.DescribeImagesInput{Owners: []string{"136693071363"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g, err := cl.CreateSecurityGroup(ctx, &awsec2.CreateSecurityGroupInput{GroupName: aws.String("g"), Description: aws.String("d")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := cl.AuthorizeSecurityGroupIngress(ctx, &awsec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, CidrIp: aws.String("127.0.0.0/8"), IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22)}); err != nil {
+		b.Fatal(err)
+	}
+	for n := 0; b.Loop(); n++ {
+		var all sync.WaitGroup
+		for m := range 50 {
+			all.Go(func() {
+				out, err := cl.RunInstances(ctx, &awsec2.RunInstancesInput{ImageId: images.Images[0].ImageId, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SecurityGroupIds: []string{*g.GroupId}})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				id := *out.Instances[0].InstanceId
+				for {
+					d, err := cl.DescribeInstances(ctx, &awsec2.DescribeInstancesInput{InstanceIds: []string{id}})
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if a := d.Reservations[0].Instances[0].PublicIpAddress; a != nil && banner(*a) {
+						break
+					}
+					time.Sleep(100 * time.Millisecond) // a poll
+				}
+				if _, err := cl.CreateImage(ctx, &awsec2.CreateImageInput{InstanceId: &id, Name: aws.String(fmt.Sprintf("image %d %d", n, m)), NoReboot: aws.Bool(true)}); err != nil {
+					b.Error(err)
+				}
+				if _, err := cl.TerminateInstances(ctx, &awsec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	for _, err := range c.Problems() {
+		b.Error(err)
+	}
 }

@@ -129,7 +129,7 @@ func (k *call) createFleet(in *createFleetRequest) (*createFleetResponse, error)
 	if !slices.Contains(known, strategy) {
 		return nil, fail("InvalidParameterValue", "The allocation strategy '%s' is not valid", strategy)
 	}
-	tags, err := specified(in.TagSpecification, kindFleet, kindInstance, kindVolume, kindInterface, kindSpot)
+	tags, err := specified(in.TagSpecification, kindFleet, kindInstance)
 	if err != nil {
 		return nil, err
 	}
@@ -406,6 +406,31 @@ func (k *call) cancelSpotInstanceRequests(in *cancelSpotInstanceRequestsRequest)
 	for _, s := range list {
 		s.state, s.status = "cancelled", "request-canceled-and-instance-running"
 		out.Requests = append(out.Requests, cancelledSpot{s.id, s.state})
+	}
+	return out, nil
+}
+
+type activeInstance struct {
+	Instance string `xml:"instanceId"`
+	Type     string `xml:"instanceType"`
+	Health   string `xml:"instanceHealth"`
+}
+
+type describeFleetInstancesResponse struct {
+	Instances []activeInstance `xml:"activeInstanceSet>item"`
+	Fleet     string           `xml:"fleetId"`
+}
+
+func (k *call) describeFleetInstances(in *describeFleetInstancesRequest) (*describeFleetInstancesResponse, error) {
+	f, err := k.fleets.get(k, in.FleetId)
+	if err != nil {
+		return nil, err
+	}
+	out := &describeFleetInstancesResponse{Fleet: f.id}
+	for _, i := range f.instances {
+		if i.state(k.now()) == running {
+			out.Instances = append(out.Instances, activeInstance{i.id, i.kind.name, "healthy"})
+		}
 	}
 	return out, nil
 }

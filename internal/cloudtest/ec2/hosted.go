@@ -24,7 +24,8 @@ import (
 // a symbolic link to the real device (/dev/loop3): as sdf and xvdf, and its
 // partitions as xvdf1; with Options.NVMe as nvme1n1, with nvme1n1p1, and as
 // disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123… (the volume's id without
-// its dash; partitions with -part1), as on Nitro instances.
+// its dash; partitions with -part1), as on Nitro instances. The links of the first
+// four partitions are there at once and lead nowhere until the volume has them.
 const HostInstance = "i-0000000000000b057"
 
 // addHost puts the instance that this host is into a region.
@@ -158,9 +159,6 @@ func (c *Cloud) link(a *attachment, device string) error {
 		partition, to := "", device
 		if n > 0 {
 			partition, to = strconv.Itoa(n), fmt.Sprintf("%sp%d", device, n)
-			if _, err := os.Stat(to); err != nil {
-				continue
-			}
 		}
 		for _, name := range c.names(a, partition) {
 			p := filepath.Join(c.o.DeviceDir, name)

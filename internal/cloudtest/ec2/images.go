@@ -741,7 +741,7 @@ func (k *call) describeImages(in *describeImagesRequest) (*describeImagesRespons
 	if len(in.ImageId) > 0 && in.MaxResults != nil {
 		return nil, combination("The parameter imageIdsSet cannot be used with the parameter maxResults")
 	}
-	list, err := findIn(k, kindImage, in.ImageId, in.Filter, k.seenImage, func() []*image {
+	list, err := k.images.findIn(k, in.ImageId, in.Filter, k.seenImage, func() []*image {
 		var all []*image
 		for _, sp := range k.here(k.regionName) {
 			for _, i := range sp.images.all() {

@@ -16,7 +16,6 @@ type importTask struct {
 	line        timeline
 	description string
 	image       *image
-	name        string // of the image to be
 	format      string
 	reason      string
 	cancelled   bool

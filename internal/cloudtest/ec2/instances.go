@@ -149,7 +149,7 @@ func (i *instance) values(k *call, f string) []string {
 	case "availability-zone":
 		return str(i.zone)
 	case "instance.group-id", "network-interface.group-id":
-		return slices.Clone(i.groups)
+		return append([]string{}, i.groups...)
 	case "ip-address":
 		return optional(addr(i.public))
 	case "private-ip-address":
@@ -185,6 +185,16 @@ func (i *instance) values(k *call, f string) []string {
 		return str(iso(i.launched))
 	case "tenancy":
 		return str(i.tenancy)
+	case "owner-id":
+		return str(i.space.account)
+	case "root-device-name":
+		return str(i.rootDevice)
+	case "virtualization-type":
+		return str("hvm")
+	case "hypervisor":
+		return str("xen")
+	case "platform":
+		return optional(i.image.platform)
 	}
 	return nil
 }
@@ -1006,7 +1016,7 @@ func (n *netInterface) values(k *call, f string) []string {
 	case "attachment.instance-id":
 		return str(n.instance.id)
 	case "group-id":
-		return slices.Clone(n.instance.groups)
+		return append([]string{}, n.instance.groups...)
 	case "vpc-id":
 		return str(n.instance.vpc)
 	case "subnet-id":

@@ -13,8 +13,8 @@ import (
 // Thing is one thing that exists in the cloud.
 type Thing struct {
 	// Kind is as EC2's tags name it (instance, key-pair, image, launch-template,
-	// …), or iam-role, instance-profile, s3-object, s3-upload, ssm-parameter,
-	// ssm-session.
+	// …), or iam-role, instance-profile, s3-bucket, s3-object, s3-upload, secret,
+	// ssm-parameter, ssm-session.
 	Kind, ID, Name string
 	Account        string
 	Region         string // "" where the kind has none
@@ -122,6 +122,9 @@ func (c *Cloud) Inventory() []Thing {
 		for _, n := range sortedKeys(s.parameters) {
 			list = append(list, Thing{"ssm-parameter", n, n, s.account, s.region, "", maps.Clone(s.parameters[n].tags)})
 		}
+		for _, n := range sortedKeys(s.secrets) {
+			list = append(list, Thing{"secret", s.secrets[n].arn, n, s.account, s.region, "", nil})
+		}
 		for _, n := range sortedKeys(s.sessions) {
 			if !s.sessions[n].ended {
 				list = append(list, Thing{"ssm-session", n, s.sessions[n].Target, s.account, s.region, "", nil})
@@ -138,6 +141,9 @@ func (c *Cloud) Inventory() []Thing {
 		}
 	}
 	for _, b := range sortedKeys(c.stores) {
+		if c.stores[b].made {
+			list = append(list, Thing{"s3-bucket", b, b, c.o.Account, c.stores[b].region, "", nil})
+		}
 		for _, n := range sortedKeys(c.stores[b].objects) {
 			list = append(list, Thing{"s3-object", b + "/" + n, n, c.o.Account, c.stores[b].region, "", nil})
 		}

@@ -49,7 +49,6 @@ type plannedDisk struct {
 
 type runInstancesResponse struct {
 	reservation
-	k *call
 	l []*instance
 }
 
@@ -498,7 +497,7 @@ func (k *call) launch(p *launchPlan, index int) (*instance, error) {
 		}
 	}
 	i.eni = &netInterface{item: k.newItem(kindInterface, maps.Clone(p.tags["network-interface"])), instance: i}
-	i.eni.first = true // it is known with its instance
+	i.eni.known = true
 	k.interfaces.m[i.eni.id] = i.eni
 	if p.spot {
 		s := &spotRequest{item: k.newItem(kindSpot, maps.Clone(p.tags["spot-instances-request"])), instance: i.id, state: "active", status: "fulfilled", persistent: p.persistent}
@@ -508,7 +507,7 @@ func (k *call) launch(p *launchPlan, index int) (*instance, error) {
 	}
 	for _, d := range p.disks {
 		v := k.addVolume(d.disk, i.zone, maps.Clone(p.tags["volume"]))
-		v.first = true
+		v.known = true
 		v.line = timeline{{k.now(), "available"}}
 		a := &attachment{volume: v, instance: i, device: d.device, dies: d.dies, line: timeline{{k.now(), "attached"}}, since: iso(k.now())}
 		v.at = a

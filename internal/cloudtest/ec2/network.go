@@ -400,3 +400,26 @@ func (k *call) modifySubnetAttribute(in *modifySubnetAttributeRequest) (*answere
 	}
 	return done, nil
 }
+
+type accountAttribute struct {
+	Name   string   `xml:"attributeName"`
+	Values []string `xml:"attributeValueSet>item>attributeValue"`
+}
+
+type describeAccountAttributesResponse struct {
+	Attributes []accountAttribute `xml:"accountAttributeSet>item"`
+}
+
+func (k *call) describeAccountAttributes(in *describeAccountAttributesRequest) (*describeAccountAttributesResponse, error) {
+	byDefault := "none"
+	if v := k.defaultVPC(); v != nil {
+		byDefault = v.id
+	}
+	out := &describeAccountAttributesResponse{}
+	for _, a := range []accountAttribute{{"default-vpc", str(byDefault)}, {"supported-platforms", str("VPC")}, {"vpc-max-security-groups-per-interface", str("5")}} {
+		if len(in.AttributeName) == 0 || slices.Contains(in.AttributeName, a.Name) {
+			out.Attributes = append(out.Attributes, a)
+		}
+	}
+	return out, nil
+}

@@ -196,6 +196,10 @@ func TestRefusals(t *testing.T) {
 			_, err := cl.DescribeImages(ctx, &awsec2.DescribeImagesInput{Filters: []types.Filter{{Name: aws.String("colour"), Values: []string{"red"}}}})
 			return err
 		}, "InvalidParameterValue"},
+		{"an unknown filter of what there is none of", func() error {
+			_, err := cl.DescribeKeyPairs(ctx, &awsec2.DescribeKeyPairsInput{Filters: []types.Filter{{Name: aws.String("colour"), Values: []string{"red"}}}})
+			return err
+		}, "InvalidParameterValue"},
 		{"an unknown region", func() error {
 			_, err := cl.DescribeRegions(ctx, &awsec2.DescribeRegionsInput{RegionNames: []string{"mars-1"}})
 			return err

@@ -17,11 +17,6 @@ type acceleratorTotalMemoryMiBRequest struct {
 	Min *int64
 }
 
-type associateIamInstanceProfileRequest struct {
-	IamInstanceProfile *iamInstanceProfileSpecification
-	InstanceId         string
-}
-
 type attachVolumeRequest struct {
 	Device       string
 	DryRun       *bool
@@ -238,16 +233,6 @@ type createSnapshotRequest struct {
 	VolumeId         string
 }
 
-type createSnapshotsRequest struct {
-	CopyTagsFromSource    string
-	Description           string
-	DryRun                *bool
-	InstanceSpecification *instanceSpecification
-	Location              string
-	OutpostArn            string
-	TagSpecification      []tagSpecification
-}
-
 type createSubnetRequest struct {
 	AvailabilityZone   string
 	AvailabilityZoneId string
@@ -412,13 +397,6 @@ type describeFleetsRequest struct {
 	NextToken  string
 }
 
-type describeIamInstanceProfileAssociationsRequest struct {
-	AssociationId []string
-	Filter        []filter
-	MaxResults    *int64
-	NextToken     string
-}
-
 type describeImageAttributeRequest struct {
 	Attribute string
 	DryRun    *bool
@@ -487,14 +465,6 @@ type describeInstancesRequest struct {
 	NextToken               string
 }
 
-type describeInternetGatewaysRequest struct {
-	DryRun            *bool
-	Filter            []filter
-	InternetGatewayId []string
-	MaxResults        *int64
-	NextToken         string
-}
-
 type describeKeyPairsRequest struct {
 	DryRun           *bool
 	Filter           []filter
@@ -541,14 +511,6 @@ type describeRegionsRequest struct {
 	DryRun     *bool
 	Filter     []filter
 	RegionName []string
-}
-
-type describeRouteTablesRequest struct {
-	DryRun       *bool
-	Filter       []filter
-	MaxResults   *int64
-	NextToken    string
-	RouteTableId []string
 }
 
 type describeSecurityGroupRulesRequest struct {
@@ -636,12 +598,6 @@ type describeVolumesRequest struct {
 	MaxResults              *int64
 	NextToken               string
 	VolumeId                []string
-}
-
-type describeVpcAttributeRequest struct {
-	Attribute string
-	DryRun    *bool
-	VpcId     string
 }
 
 type describeVpcsRequest struct {
@@ -1011,12 +967,6 @@ type instanceSecondaryInterfaceSpecificationRequest struct {
 	PrivateIpAddressCount *int64
 	PrivateIpAddress      []instanceSecondaryInterfacePrivateIpAddressRequest
 	SecondarySubnetId     string
-}
-
-type instanceSpecification struct {
-	ExcludeBootVolume   *bool
-	ExcludeDataVolumeId []string
-	InstanceId          string
 }
 
 type ipPermission struct {

@@ -23,6 +23,7 @@ import (
 // store is a bucket of S3. Its objects are files in the cloud's directory.
 type store struct {
 	region  string
+	made    bool // by a caller
 	objects map[string]*object
 	uploads map[string]*upload
 }
@@ -32,7 +33,6 @@ type object struct {
 	size                    int64
 	encryption, key, acl    string
 	changed                 time.Time
-	first                   bool
 }
 
 type upload struct {
@@ -138,6 +138,9 @@ func (c *Cloud) doS3(w http.ResponseWriter, r *http.Request, k *call) error {
 		if err := c.AddBucket(bucket, k.regionName); err != nil {
 			return fail("BucketAlreadyOwnedByYou", "%s", err)
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.stores[bucket].made = true
 		w.Header().Set("Location", "/"+bucket)
 		return nil
 	}

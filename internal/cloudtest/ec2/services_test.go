@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
@@ -49,7 +50,8 @@ func TestUserData(t *testing.T) {
 	if got := run(t, *i.PublicIpAddress, "admin", *key.KeyMaterial, "cat /etc/by-cloud-init"); got != "done" {
 		t.Errorf("%q", got)
 	}
-	run(t, *i.PublicIpAddress, "admin", *key.KeyMaterial, "sudo sh -c 'poweroff >/dev/null 2>&1 &'")
+	// The connection may go before the command's status comes.
+	_, _ = try(t, *i.PublicIpAddress, "admin", *key.KeyMaterial, "sudo poweroff")
 	i = waitInstance(t, cl, *i.InstanceId, types.InstanceStateNameTerminated)
 	if *i.StateReason.Code != "Client.InstanceInitiatedShutdown" {
 		t.Errorf("the reason is %+v", i.StateReason)
@@ -135,6 +137,16 @@ func TestChrootWay(t *testing.T) {
 		}
 		if err := os.WriteFile(filepath.Join(at, "etc/baked"), []byte("here\n"), 0o600); err != nil {
 			t.Error(err)
+		}
+		first := "xvdf1"
+		if nvme {
+			first = "nvme1n1p1"
+		}
+		if _, err := os.Stat(filepath.Join(c.DeviceDir(), first)); !os.IsNotExist(err) {
+			t.Errorf("a volume without partitions has one: %v", err)
+		}
+		if to, err := os.Readlink(filepath.Join(c.DeviceDir(), first)); err != nil || !strings.HasSuffix(to, "p1") {
+			t.Errorf("%s will lead to %q, %v", first, to, err)
 		}
 		must(cl.DetachVolume(ctx, &awsec2.DetachVolumeInput{VolumeId: v.VolumeId}))(t)
 		if s := state(); s.State != types.VolumeStateInUse {
@@ -390,6 +402,74 @@ func TestSurrogateSwap(t *testing.T) {
 	if left := ec2Things(c.Left()); strings.Contains(left, "volume ") {
 		t.Errorf("left: %s", left)
 	}
+}
+
+// TestWindows: such an image is one by name only, and has what Linux has not.
+func TestWindows(t *testing.T) {
+	c := start(t, ec2.Options{Durations: ec2.Durations{FastLaunch: time.Hour}, Images: []ec2.BaseImage{{Name: "Windows_Server-2022", Owner: "123456789012", Tree: smallTree(t), Windows: true, Size: 1}}})
+	ctx, cl := t.Context(), client(c, "us-east-1")
+	img := must(cl.DescribeImages(ctx, &awsec2.DescribeImagesInput{Owners: []string{"self"}}))(t).Images[0]
+	_, err := cl.EnableFastLaunch(ctx, &awsec2.EnableFastLaunchInput{ImageId: img.ImageId, MaxParallelLaunches: aws.Int32(5)})
+	wantCode(t, "five parallel launches", err, "InvalidParameterValue")
+	on := must(cl.EnableFastLaunch(ctx, &awsec2.EnableFastLaunchInput{ImageId: img.ImageId}))(t)
+	if on.State != types.FastLaunchStateCodeEnabling || *on.MaxParallelLaunches != 6 {
+		t.Errorf("%+v", on)
+	}
+	c.SetDurations(ec2.Durations{})
+	must(cl.EnableFastLaunch(ctx, &awsec2.EnableFastLaunchInput{ImageId: img.ImageId}))(t)
+	d := must(cl.DescribeFastLaunchImages(ctx, &awsec2.DescribeFastLaunchImagesInput{ImageIds: []string{*img.ImageId}}))(t)
+	if len(d.FastLaunchImages) != 1 || d.FastLaunchImages[0].State != types.FastLaunchStateCodeEnabled {
+		t.Errorf("%+v", d.FastLaunchImages)
+	}
+	if pw := must(cl.GetPasswordData(ctx, &awsec2.GetPasswordDataInput{InstanceId: aws.String(ec2.HostInstance)}))(t); *pw.PasswordData != "" {
+		t.Errorf("a password: %q", *pw.PasswordData)
+	}
+}
+
+// TestAttributes goes through what the end of a bake sets.
+func TestAttributes(t *testing.T) {
+	c := start(t, ec2.Options{})
+	ctx, cl := t.Context(), client(c, "us-east-1")
+	img := base(t, cl)
+	own := must(cl.CopyImage(ctx, &awsec2.CopyImageInput{SourceImageId: img.ImageId, SourceRegion: aws.String("us-east-1"), Name: aws.String("own"), TagSpecifications: []types.TagSpecification{
+		{ResourceType: "image", Tags: []types.Tag{{Key: aws.String("a"), Value: aws.String("1")}}}, {ResourceType: "snapshot", Tags: []types.Tag{{Key: aws.String("b"), Value: aws.String("2")}}}}}))(t).ImageId
+	at := time.Now().Add(48 * time.Hour)
+	must(cl.EnableImageDeprecation(ctx, &awsec2.EnableImageDeprecationInput{ImageId: own, DeprecateAt: &at}))(t)
+	must(cl.ModifyImageAttribute(ctx, &awsec2.ModifyImageAttributeInput{ImageId: own, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}}))(t)
+	must(cl.ModifyImageAttribute(ctx, &awsec2.ModifyImageAttributeInput{ImageId: own, Description: &types.AttributeValue{Value: aws.String("described")}}))(t)
+	org := "arn:aws:organizations::123456789012:organization/o-abc"
+	must(cl.ModifyImageAttribute(ctx, &awsec2.ModifyImageAttributeInput{ImageId: own, LaunchPermission: &types.LaunchPermissionModifications{Add: []types.LaunchPermission{{OrganizationArn: &org}, {UserId: aws.String("210987654321")}}}}))(t)
+	got := waitImage(t, cl, *own)
+	if *got.Description != "described" || got.ImdsSupport != types.ImdsSupportValuesV20 || got.DeprecationTime == nil || *got.SourceImageId != *img.ImageId {
+		t.Errorf("the image is %+v", got)
+	}
+	p := must(cl.DescribeImageAttribute(ctx, &awsec2.DescribeImageAttributeInput{ImageId: own, Attribute: types.ImageAttributeNameLaunchPermission}))(t)
+	if len(p.LaunchPermissions) != 2 || aws.ToString(p.LaunchPermissions[0].OrganizationArn) != org {
+		t.Errorf("permissions %+v", p.LaunchPermissions)
+	}
+	snap := got.BlockDeviceMappings[0].Ebs.SnapshotId
+	must(cl.ModifySnapshotAttribute(ctx, &awsec2.ModifySnapshotAttributeInput{SnapshotId: snap, Attribute: "createVolumePermission", OperationType: "add", UserIds: []string{"210987654321"}}))(t)
+	s := must(cl.DescribeSnapshotAttribute(ctx, &awsec2.DescribeSnapshotAttributeInput{SnapshotId: snap, Attribute: "createVolumePermission"}))(t)
+	if len(s.CreateVolumePermissions) != 1 || *s.CreateVolumePermissions[0].UserId != "210987654321" {
+		t.Errorf("permissions %+v", s.CreateVolumePermissions)
+	}
+	sn := must(cl.DescribeSnapshots(ctx, &awsec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: []types.Filter{{Name: aws.String("tag:b"), Values: []string{"2"}}}}))(t)
+	if len(sn.Snapshots) != 1 || *sn.Snapshots[0].SnapshotId != *snap {
+		t.Errorf("%d snapshots are tagged", len(sn.Snapshots))
+	}
+	// It starts with version 2 of the metadata service required.
+	in := micro(img)
+	in.ImageId = own
+	i := must(cl.RunInstances(ctx, in))(t).Instances[0]
+	if i.MetadataOptions.HttpTokens != types.HttpTokensStateRequired {
+		t.Errorf("tokens are %s", i.MetadataOptions.HttpTokens)
+	}
+	d := must(cl.DeregisterImage(ctx, &awsec2.DeregisterImageInput{ImageId: own, DeleteAssociatedSnapshots: aws.Bool(true)}))(t)
+	if len(d.DeleteSnapshotResults) != 1 || d.DeleteSnapshotResults[0].ReturnCode != types.SnapshotReturnCodesSuccess {
+		t.Errorf("%+v", d.DeleteSnapshotResults)
+	}
+	_, err := cl.DescribeSnapshots(ctx, &awsec2.DescribeSnapshotsInput{SnapshotIds: []string{*snap}})
+	wantCode(t, "its snapshot", err, "InvalidSnapshot.NotFound")
 }
 
 func TestCheckIP(t *testing.T) {

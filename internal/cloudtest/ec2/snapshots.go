@@ -224,7 +224,7 @@ type describeSnapshotsResponse struct {
 }
 
 func (k *call) describeSnapshots(in *describeSnapshotsRequest) (*describeSnapshotsResponse, error) {
-	list, err := findIn(k, kindSnapshot, in.SnapshotId, in.Filter, k.seenSnapshot, func() []*snapshot {
+	list, err := k.snapshots.findIn(k, in.SnapshotId, in.Filter, k.seenSnapshot, func() []*snapshot {
 		var all []*snapshot
 		for _, sp := range k.here(k.regionName) {
 			for _, s := range sp.snapshots.all() {

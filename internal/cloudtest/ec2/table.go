@@ -24,6 +24,7 @@ type item struct {
 	seq    int64 // the order of creation
 	misses int   // looks that still do not find it
 	first  bool  // there from the beginning
+	known  bool  // seen at once, with what it belongs to
 }
 
 func (i *item) base() *item { return i }
@@ -64,11 +65,14 @@ var (
 
 // table is all resources of a kind in one account and region.
 type table[T thing] struct {
-	kind kind
-	m    map[string]T
+	kind  kind
+	m     map[string]T
+	model T // that is asked which filters there are
 }
 
-func newTable[T thing](k kind) *table[T] { return &table[T]{kind: k, m: map[string]T{}} }
+func newTable[T thing](k kind, model T) *table[T] {
+	return &table[T]{kind: k, m: map[string]T{}, model: model}
+}
 
 func (t *table[T]) each(f func(kind, thing)) {
 	for _, v := range t.all() {
@@ -118,7 +122,7 @@ func (kd kind) notFound(ids ...string) error {
 
 // visible says whether the cloud's parts have heard of i yet. look counts as a look at it.
 func (k *call) visible(i *item, look bool) bool {
-	if i.first {
+	if i.first || i.known {
 		return true
 	}
 	if k.now().Before(i.born.Add(k.real(k.o.Consistency.Delay))) {
@@ -148,10 +152,17 @@ func (t *table[T]) get(k *call, id string) (T, error) {
 
 // find is what all Describe calls do: those of the ids, or all; then the filters.
 func find[T thing](k *call, t *table[T], ids []string, filters []filter) ([]T, error) {
-	return findIn(k, t.kind, ids, filters, func(id string) (T, bool) { v, ok := t.m[id]; return v, ok }, t.all)
+	return t.findIn(k, ids, filters, func(id string) (T, bool) { v, ok := t.m[id]; return v, ok }, t.all)
 }
 
-func findIn[T thing](k *call, kd kind, ids []string, filters []filter, byID func(string) (T, bool), all func() []T) ([]T, error) {
+// findIn is find where not only the table itself is looked through.
+func (t *table[T]) findIn(k *call, ids []string, filters []filter, byID func(string) (T, bool), all func() []T) ([]T, error) {
+	kd := t.kind
+	for _, f := range filters {
+		if _, err := matches(k, t.model, f); err != nil {
+			return nil, err
+		}
+	}
 	var list []T
 	if len(ids) > 0 {
 		var absent []string
@@ -178,21 +189,14 @@ func findIn[T thing](k *call, kd kind, ids []string, filters []filter, byID func
 			}
 		}
 	}
-	var err error
-	list = slices.DeleteFunc(list, func(v T) bool {
+	return slices.DeleteFunc(list, func(v T) bool {
 		for _, f := range filters {
-			ok, e := matches(k, v, f)
-			if e != nil {
-				err = e
-			}
-			if !ok {
+			if ok, err := matches(k, v, f); !ok || err != nil {
 				return true
 			}
 		}
 		return false
-	})
-	// A filter that no resource was there to be asked of is not checked.
-	return list, err
+	}), nil
 }
 
 func matches(k *call, v thing, f filter) (bool, error) {

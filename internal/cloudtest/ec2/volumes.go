@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/ingotbuild/ingot/internal/cloudtest/machines"
 )
@@ -34,6 +35,9 @@ type volume struct {
 	from   *content    // nil: blank
 	source string      // the snapshot's id
 	gone   bool
+	// modified is when ModifyVolume has changed it last.
+	modified time.Time
+	grew     int64 // from that size
 
 	mu   sync.Mutex // guards real
 	real *machines.Volume
@@ -482,6 +486,32 @@ func (k *call) modifyVolume(in *modifyVolumeRequest) (*modifyVolumeResponse, err
 		return nil, err
 	}
 	from := v.size
+	v.modified = k.now()
 	v.size, v.kind, v.iops, v.throughput = size, d.kind, d.iops, d.throughput
-	return &modifyVolumeResponse{modificationItem{v.id, "completed", 100, iso(k.now()), size, d.kind, d.iops, from}}, nil
+	v.grew = from
+	return &modifyVolumeResponse{v.modification()}, nil
+}
+
+func (v *volume) modification() modificationItem {
+	return modificationItem{v.id, "completed", 100, iso(v.modified), v.size, v.kind, v.iops, v.grew}
+}
+
+type modificationsResponse struct {
+	Modifications []modificationItem `xml:"volumeModificationSet>item"`
+}
+
+func (k *call) describeVolumesModifications(in *describeVolumesModificationsRequest) (*modificationsResponse, error) {
+	list, err := find(k, k.volumes, in.VolumeId, in.Filter)
+	if err != nil {
+		return nil, err
+	}
+	out := &modificationsResponse{}
+	for _, v := range list {
+		if !v.modified.IsZero() {
+			out.Modifications = append(out.Modifications, v.modification())
+		} else if len(in.VolumeId) > 0 {
+			return nil, fail("InvalidVolumeModification.NotFound", "Modification for volume '%s' does not exist.", v.id)
+		}
+	}
+	return out, nil
 }
