@@ -28,6 +28,10 @@ var instanceTypes = []instanceType{
 	{"m4.large", 2, 8192, "x86_64", false, "abc", .1}, {"m5.large", 2, 8192, "x86_64", true, "abc", .096}, {"m5.xlarge", 4, 16384, "x86_64", true, "abc", .192}, {"m5a.large", 2, 8192, "x86_64", true, "abc", .086},
 	{"m6i.large", 2, 8192, "x86_64", true, "ab", .096}, {"m6g.large", 2, 8192, "arm64", true, "ab", .077}, {"m7i.large", 2, 8192, "x86_64", true, "b", .1008}, {"m7g.large", 2, 8192, "arm64", true, "b", .0816},
 	{"c5.large", 2, 4096, "x86_64", true, "abc", .085}, {"c5.xlarge", 4, 8192, "x86_64", true, "abc", .17}, {"c6i.large", 2, 4096, "x86_64", true, "ab", .085}, {"c6g.large", 2, 4096, "arm64", true, "ab", .068}, {"c7g.large", 2, 4096, "arm64", true, "b", .0725},
+	{"t2.large", 2, 8192, "x86_64", false, "abc", .0928}, {"t3.xlarge", 4, 16384, "x86_64", true, "abc", .1664}, {"t3a.micro", 2, 1024, "x86_64", true, "ab", .0094}, {"t4g.large", 2, 8192, "arm64", true, "abc", .0672},
+	{"m5.2xlarge", 8, 32768, "x86_64", true, "abc", .384}, {"m6i.xlarge", 4, 16384, "x86_64", true, "ab", .192}, {"m6a.large", 2, 8192, "x86_64", true, "ab", .0864}, {"m6g.medium", 1, 4096, "arm64", true, "ab", .0385},
+	{"m7i.xlarge", 4, 16384, "x86_64", true, "b", .2016}, {"c4.large", 2, 3840, "x86_64", false, "abc", .1}, {"c5a.large", 2, 4096, "x86_64", true, "abc", .077}, {"c6g.medium", 1, 2048, "arm64", true, "ab", .034},
+	{"c7i.large", 2, 4096, "x86_64", true, "b", .0893}, {"r6i.large", 2, 16384, "x86_64", true, "ab", .126},
 	{"r5.large", 2, 16384, "x86_64", true, "abc", .126},
 }
 

@@ -257,7 +257,7 @@ func TestBootRefuses(t *testing.T) {
 		"no SSH server":          {ID: "i-1", Root: root},
 		"needs an id":            {Root: root},
 		"cannot make the user":   {ID: "i-1", Root: root, User: "a b", NoSSH: true},
-		"no such file":   {ID: "i-1", Root: volume(t, h, h.RawContent("/nonexistent"), 1<<20), NoSSH: true},
+		"no such file":           {ID: "i-1", Root: volume(t, h, h.RawContent("/nonexistent"), 1<<20), NoSSH: true},
 		"the disk is blank":      {ID: "i-1", Root: volume(t, h, nil, 1<<20), NoSSH: true},
 		"want a name":            {ID: "i-1", Root: root, Disks: map[string]*Volume{"/dev/../x": root}, NoSSH: true},
 		"in use by machine i-1":  {ID: "i-1", Root: root, Disks: map[string]*Volume{"/dev/xvdf": root}, NoSSH: true},

@@ -138,6 +138,13 @@ func (u *userData) add(b []byte, kind string, depth int) {
 	}
 }
 
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 func orText(s, otherwise string) string {
 	if s == "" {
 		return otherwise
@@ -207,21 +214,18 @@ func (u *userData) accounts(def account) (list []account, hasDefault bool) {
 		}
 	}
 	for _, it := range items {
-		if name, ok := it.(string); ok {
-			if name == "default" {
-				list, hasDefault = append(list, def), true
-			} else {
-				list = append(list, account{Name: name})
-			}
-			continue
-		}
 		var a account
-		b, err := yaml.Marshal(it)
-		if err == nil {
-			err = yaml.Unmarshal(b, &a)
+		var err error
+		if name, ok := it.(string); ok {
+			a.Name = name
+		} else {
+			var b []byte
+			if b, err = yaml.Marshal(it); err == nil {
+				err = yaml.Unmarshal(b, &a)
+			}
 		}
 		if err != nil || !validName.MatchString(a.Name) {
-			u.warn("user data: users: cannot make %q: %v", a.Name, err)
+			u.warn("user data: users: cannot make %q: %v", a.Name, orText(errorText(err), "this is no name of a user"))
 			continue
 		}
 		if a.Name == "default" {

@@ -227,7 +227,7 @@ func (v *Volume) copyUpper(c *Content) (_ *Content, err error) {
 	return c, nil
 }
 
-func (v *Volume) copyRaw(c *Content) (_ *Content, err error) {
+func (v *Volume) copyRaw(c *Content) (*Content, error) {
 	if v.loop != nil {
 		if err := syncDevice(v.loop); err != nil {
 			return nil, err
@@ -238,7 +238,7 @@ func (v *Volume) copyRaw(c *Content) (_ *Content, err error) {
 		return nil, err
 	}
 	to := filepath.Join(d, "disk.raw")
-	if err := copySparse(v.rawFile(), to, 0); err == nil {
+	if err = copySparse(v.rawFile(), to, 0); err == nil {
 		err = settle(to)
 	}
 	if err != nil {
