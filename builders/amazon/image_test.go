@@ -337,6 +337,15 @@ func TestImageInThreeRegions(t *testing.T) {
 		}
 	}
 	t.Logf("%d calls:\n%s", len(calls), strings.Join(calls, "\n"))
+	// Nothing is shared before all of it is there.
+	shares := func(call string) bool {
+		return strings.Contains(call, "ModifyImageAttribute") || strings.Contains(call, "ModifySnapshotAttribute") || strings.Contains(call, "PutParameter")
+	}
+	for _, call := range calls[slices.IndexFunc(calls, shares):] {
+		if strings.Contains(call, "CopyImage") || strings.Contains(call, "DescribeImages") {
+			t.Errorf("%s comes after something was shared", call)
+		}
+	}
 
 	// What follows fails: all of it is taken back, the parameters too.
 	c.release(m)
