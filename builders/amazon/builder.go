@@ -185,7 +185,6 @@ func (b *Builder) releaser(ctx context.Context, l builders.Lease) (*releaser, er
 		if r.session, err = b.env.Shared.Connect(ctx, a); err != nil {
 			return nil, err
 		}
-		b.session = r.session
 	}
 	if r.region == "" {
 		r.region = r.session.Region
