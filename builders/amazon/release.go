@@ -68,7 +68,10 @@ func (r *releaser) young(l builders.Lease) bool { return time.Since(l.Created) <
 // gone makes a call that removes something. What is not there is gone, unless it
 // is so young that it may not be visible; what is in use, or not removable yet, is waited for.
 func (r *releaser) gone(ctx context.Context, l builders.Lease, what string, timeout time.Duration, call func(ctx context.Context) error) error {
-	return r.session.Wait(ctx, awscloud.Wait{What: what, Timeout: timeout, First: -1}, func(ctx context.Context) (bool, string, error) {
+	if r.run != nil && r.run.stuck {
+		timeout = min(timeout, stuckTime)
+	}
+	err := r.session.Wait(ctx, awscloud.Wait{What: what, Timeout: timeout, First: -1}, func(ctx context.Context) (bool, string, error) {
 		err := call(ctx)
 		switch {
 		case err == nil:
@@ -80,6 +83,10 @@ func (r *releaser) gone(ctx context.Context, l builders.Lease, what string, time
 		}
 		return false, "", err
 	})
+	if err != nil && r.run != nil {
+		r.run.stuck = true
+	}
+	return err
 }
 
 func inUse(code string) bool {
@@ -88,6 +95,10 @@ func inUse(code string) bool {
 
 // releaseTime bounds a wait for what still holds on to something.
 const releaseTime = 15 * time.Minute
+
+// stuckTime bounds it once something could not be given back: what holds on to
+// the others may be that, and then they are never free.
+const stuckTime = 15 * time.Second
 
 // findInstances finds instances that have not ended.
 func findInstances(c *ec2.Client) finder {

@@ -80,6 +80,8 @@ type running struct {
 	ownGroup, ownProfile bool
 	profile              string
 	main                 *instance
+	// stuck says that something of the bake could not be given back.
+	stuck bool
 	// terminated are the instances that have been told to end.
 	terminated []string
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -278,10 +279,10 @@ func onBenches(t *testing.T, ways func(point) int, f func(b *faultBench, p point
 		next <- j
 	}
 	close(next)
-	t.Run("benches", func(t *testing.T) {
-		for _, b := range all {
+	var wg sync.WaitGroup
+	for _, b := range all {
+		wg.Go(func() { // parallel tests would be as many as there are processors
 			t.Run(b.profile, func(t *testing.T) {
-				t.Parallel()
 				b.t = t
 				for j := range next {
 					f(b, j.point, j.way)
@@ -290,8 +291,9 @@ func onBenches(t *testing.T, ways func(point) int, f func(b *faultBench, p point
 					}
 				}
 			})
-		}
-	})
+		})
+	}
+	wg.Wait()
 }
 
 // outcome is what has become of one bake.
