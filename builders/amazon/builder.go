@@ -34,6 +34,9 @@ type Env struct {
 	// Tunnel makes connections to a port of an instance through Session Manager.
 	// Default: ssmtunnel.Through.
 	Tunnel Tunnel
+	// DevDir and SysDir take the place of /dev and /sys where the devices of
+	// attached volumes are looked for, in tests. Default: these.
+	DevDir, SysDir string
 
 	mu    sync.Mutex
 	looks map[string]*lookups

@@ -37,7 +37,7 @@ func MakeImage(ctx context.Context, run *builders.Run, o ImageOrder) (*builders.
 	if err != nil {
 		return nil, err
 	}
-	t := &tail{plan: p, session: o.Session, remover: remover{o.Session, o.Env.Settle}, run: run}
+	t := &tail{plan: p, session: o.Session, remover: remover{o.Session, o.Env.Settle}, run: run, captured: o.Captured}
 	return t.finish(ctx)
 }
 
@@ -72,6 +72,10 @@ type tail struct {
 	run     *builders.Run
 	// resumed are the leases that an earlier process left; nil: this is the first.
 	resumed []builders.Lease
+	// captured is called when all snapshots of volumes have begun.
+	captured func(context.Context)
+	// snapshots are those of volumes, by block device.
+	snapshots map[string]string
 
 	mu     sync.Mutex
 	struck []string // ids of leases
@@ -337,6 +341,12 @@ const tries = 3
 // made: CreateImage and RegisterImage take no client token.
 func (t *tail) begin(ctx context.Context, l *builders.Lease, old bool) error {
 	p := t.plan
+	if err := t.capture(ctx, *l); err != nil {
+		if ctx.Err() != nil || isUnfinished(err) {
+			return err
+		}
+		return t.notBegun(ctx, l, err)
+	}
 	var err error
 	for try := 1; ; try++ {
 		if old {
@@ -378,6 +388,12 @@ func (t *tail) notBegun(ctx context.Context, l *builders.Lease, err error) error
 	if t.resumed != nil {
 		err = fmt.Errorf("%w: it had not been begun, and cannot be now: %w", builders.ErrImageLost, err)
 	}
+	if len(t.plan.Volumes) > 0 {
+		// Nothing else tells of the snapshots that were to be the image.
+		if e := t.remover.removeSnapshots(context.WithoutCancel(ctx), t.plan.Region, "", nil, t.plan.BakeID); e != nil {
+			return errors.Join(err, e)
+		}
+	}
 	return errors.Join(err, t.strike(ctx, *l))
 }
 
@@ -416,6 +432,14 @@ func notStopped(err error) bool {
 func (t *tail) register(ctx context.Context, c *ec2.Client) (string, error) {
 	p := t.plan
 	in := *p.Register
+	in.BlockDeviceMappings = slices.Clone(in.BlockDeviceMappings)
+	for i, m := range in.BlockDeviceMappings {
+		if id := t.snapshots[aws.ToString(m.DeviceName)]; id != "" && m.Ebs != nil {
+			ebs := *m.Ebs
+			ebs.SnapshotId = &id
+			in.BlockDeviceMappings[i].Ebs = &ebs
+		}
+	}
 	in.Name, in.Description, in.TagSpecifications = &p.FirstName, optional(p.Description), p.tagSpecs()[:1]
 	if in.EnaSupport == nil {
 		in.EnaSupport = p.ENA

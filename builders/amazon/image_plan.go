@@ -1,6 +1,7 @@
 package amazon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,13 @@ type ImageOrder struct {
 	Create   *ec2.CreateImageInput
 	Register *ec2.RegisterImageInput
 	Image    string
+	// Volumes are those that Register's block devices are to be snapshots of, by
+	// device name. SnapshotDescription is the snapshots' own.
+	Volumes             map[string]string
+	SnapshotDescription string
+	// Captured, unless nil, is called once the volumes' snapshots have begun: they
+	// are not needed any more.
+	Captured func(context.Context)
 	// KeepImage keeps Image under the name it has, which AMI.AMIName must be.
 	KeepImage bool
 	// Encrypted says that the volumes were encrypted as encrypt_boot asks, when
@@ -59,11 +67,16 @@ type imagePlan struct {
 	Name      string `json:"name"`
 	// FirstName is the name of the first image: Name, or that of an intermediate
 	// one, which is removed in the end.
-	FirstName   string                  `json:"first_name"`
-	Create      *ec2.CreateImageInput   `json:"create,omitempty"`
-	Register    *ec2.RegisterImageInput `json:"register,omitempty"`
-	Image       string                  `json:"image,omitempty"`
-	Description string                  `json:"description,omitempty"`
+	FirstName string                  `json:"first_name"`
+	Create    *ec2.CreateImageInput   `json:"create,omitempty"`
+	Register  *ec2.RegisterImageInput `json:"register,omitempty"`
+	Image     string                  `json:"image,omitempty"`
+	// Volumes, by block device of Register, are to be snapshotted first. Source is
+	// what tells whose the snapshots are: "amazon-chroot.web".
+	Volumes             map[string]string `json:"volumes,omitempty"`
+	SnapshotDescription string            `json:"snapshot_description,omitempty"`
+	Source              string            `json:"source,omitempty"`
+	Description         string            `json:"description,omitempty"`
 	// Encrypted: the first image must be.
 	Encrypted bool       `json:"encrypted,omitempty"`
 	Copies    []copyPlan `json:"copies,omitempty"`
@@ -209,7 +222,7 @@ func (o *ImageOrder) plan(run *builders.Run) (*imagePlan, error) {
 	}
 	p := &imagePlan{
 		BakeID: run.BakeID, BuilderID: o.BuilderID, Access: o.Access, Region: build, Name: a.AMIName, FirstName: a.AMIName, Description: late.description,
-		Create: o.Create, Register: o.Register, Image: o.Image,
+		Create: o.Create, Register: o.Register, Image: o.Image, Volumes: o.Volumes, SnapshotDescription: o.SnapshotDescription, Source: run.Type + "." + run.Source,
 		Users: a.AMIUsers, Groups: a.AMIGroups, OrgARNs: a.AMIOrgArns, OUARNs: a.AMIOUArns, ProductCodes: a.AMIProductCodes,
 		SnapshotUsers: a.SnapshotUsers, SnapshotGroups: a.SnapshotGroups, IMDSv2: a.IMDSSupport == "v2.0", Parameters: a.SSMParameters,
 		Replace: a.ForceDeregister || run.Force, ReplaceSnapshots: a.ForceDeleteSnapshot, KeepPartial: a.KeepPartial,

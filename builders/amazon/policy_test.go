@@ -44,7 +44,7 @@ func everyPolicy(t *testing.T) Policy {
 	spot.UserData = "#!/bin/sh"
 	windows := ebsOptions(t, everyOption)
 	windows.Communicator, windows.IAMInstanceProfile = communicator.WinRMKind, "profile"
-	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), windows.AMIOptions.policy("eu-west-1", false))
+	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), (&ChrootSource{AMIOptions: windows.AMIOptions}).Policy("eu-west-1"))
 }
 
 func TestPolicyIsTheLeast(t *testing.T) {

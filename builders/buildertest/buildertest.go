@@ -33,6 +33,8 @@ type Options struct {
 	// Config is the body of a source block that boots a machine with a POSIX
 	// shell. Relative paths in it start in an empty directory of the bake's own.
 	Config string
+	// Type is the builder's, where it tells what is its own by that. Default: "suite".
+	Type string
 	// Exists says whether what a lease names exists, or any part of it. It is
 	// asked before the lease is in the ledger too: ID and ExternalID are then empty.
 	Exists func(l builders.Lease) bool
@@ -69,6 +71,13 @@ func Run(t *testing.T, o Options) {
 
 type suite struct{ Options }
 
+func (s *suite) typ() string {
+	if s.Type == "" {
+		return "suite"
+	}
+	return s.Type
+}
+
 // bake is one bake under test.
 type bake struct {
 	suite   *suite
@@ -98,7 +107,7 @@ func (s *suite) begin(t *testing.T) *bake {
 	b := &bake{suite: s, t: t, builder: s.New()}
 	b.ledger = &ledger{t: t, exists: s.Exists, bakeID: hex.EncodeToString(id), reached: func(string) error { return nil }}
 	b.run = &builders.Run{
-		BakeID: b.ledger.bakeID, Name: "suite", Type: "suite", Source: "suite", Image: "suite", Dir: t.TempDir(),
+		BakeID: b.ledger.bakeID, Name: "suite", Type: s.typ(), Source: "suite", Image: "suite", Dir: t.TempDir(),
 		Created: time.Now(), Values: map[string]string{}, Leases: b.ledger,
 		Events: event.Scope{Bake: "suite", Sink: event.Func(func(e event.Event) { _ = b.ledger.reached("event " + e.Text) })},
 	}

@@ -357,6 +357,17 @@ func (s *Session) EC2(region string) *ec2.Client {
 	})
 }
 
+// IMDS is the metadata service of the instance that this host is, if it is one.
+// AWS_EC2_METADATA_SERVICE_ENDPOINT and AWS_EC2_METADATA_DISABLED count.
+func (s *Session) IMDS() *imds.Client {
+	return client(s, "imds", "", func(c aws.Config) *imds.Client {
+		// On an instance it answers at once; elsewhere it never does.
+		return imds.NewFromConfig(c, func(o *imds.Options) {
+			o.Retryer = retry.NewStandard(func(so *retry.StandardOptions) { so.MaxAttempts = 3 })
+		})
+	})
+}
+
 // STS is the client of the session's region.
 func (s *Session) STS() *sts.Client {
 	return client(s, "sts", "", func(c aws.Config) *sts.Client { return sts.NewFromConfig(c) })

@@ -91,6 +91,7 @@ type agent struct {
 	children map[int]chan syscall.WaitStatus
 	stopping bool        // nothing more is started
 	first    bool        // this is process 1
+	whole    bool        // programs have all of root's rights
 	spawn    chan func() // run by the one thread that programs are started from
 }
 
@@ -99,14 +100,14 @@ type agent struct {
 // The agent keeps the capabilities it was started with, for it may not start
 // itself anew: a base need not have the loader that its program wants. All
 // programs are started by one confined thread.
-func serveAgent() {
+func serveAgent(whole bool) {
 	// Nothing in the machine may look into the agent, whose files include the
 	// way to the engine.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.CloseOnExec(fdControl)
 	// Caught and dropped, not ignored: children would inherit the ignoring.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
-	a := &agent{children: map[int]chan syscall.WaitStatus{}, first: os.Getpid() == 1, spawn: make(chan func())}
+	a := &agent{children: map[int]chan syscall.WaitStatus{}, first: os.Getpid() == 1, whole: whole, spawn: make(chan func())}
 	go a.spawner()
 	chld := make(chan os.Signal, 1)
 	signal.Notify(chld, unix.SIGCHLD)
@@ -133,7 +134,7 @@ func serveAgent() {
 func (a *agent) spawner() {
 	runtime.LockOSThread()
 	err := unix.Unshare(unix.CLONE_NEWCGROUP)
-	if err == nil {
+	if err == nil && !a.whole {
 		err = confine()
 	}
 	if err != nil {

@@ -23,6 +23,7 @@ const (
 	argInit  = "ingot-machine"       // sets up the machine from inside its namespaces, and serves it as process 1
 	argAgent = "ingot-machine-agent" // serves it beside the image's own init
 	argView  = "ingot-view"          // packs a merged tree in a mount namespace of its own
+	argTree  = "ingot-tree"          // starts a machine for a caller who is not root; its first argument, for sudo sets the name
 	argProbe = "ingot-probe"         // tries what a machine needs
 )
 
@@ -49,11 +50,19 @@ func Reexec(tasks Tasks) {
 	case argAgent:
 		unix.Close(fdExe)
 		unix.Close(fdRunning)
-		serveAgent()
+		serveAgent(false)
 	case argView:
 		viewMain(tasks)
 	case argProbe:
 		probeMain()
+	}
+	if len(os.Args) == 3 && os.Args[1] == argTree {
+		err := treeMain(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 }
 
@@ -88,6 +97,9 @@ func machineInit() error {
 	// namespace takes the current one for its root.
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("give the machine a cgroup namespace: %w", err)
+	}
+	if b.Tree != nil {
+		return b.Tree.serve()
 	}
 	root, err := mountRoot(b.Config, b.UserNS, false)
 	if err != nil {
@@ -139,7 +151,7 @@ func machineInit() error {
 	}
 	if b.Init == "" {
 		unix.Close(fdExe)
-		serveAgent()
+		serveAgent(false)
 		return nil
 	}
 	_ = helper.Release()

@@ -72,6 +72,37 @@ type Config struct {
 	// and write, by their names below /dev there. It may do to them all that an
 	// open device allows, but mount them.
 	Devices map[string]string `json:"devices,omitempty"`
+	// Tree, unless nil, is the machine's root itself. Of the other fields, only
+	// Cgroup and its limits then count.
+	Tree *Tree `json:"tree,omitempty"`
+}
+
+// Tree is a directory of the host that is a machine's root itself, with nothing
+// above it and the host's network: for a system that is being put together there.
+// Its programs have all of root's rights, so that they can do whatever that takes;
+// they are kept apart in that they, and what they mount, end with the machine.
+type Tree struct {
+	// Root is the directory. What is mounted below it is seen in the machine.
+	Root string `json:"root"`
+	// Mounts are made in the machine alone, in this order.
+	Mounts []Mount `json:"mounts,omitempty"`
+	// Wrap, unless nil, makes of a command line one that runs it as root: by it
+	// this program is started for a caller who is not root. It is run by sh.
+	Wrap func(line string) (string, error) `json:"-"`
+}
+
+// Mount is one file system of a Tree.
+type Mount struct {
+	// Type as the kernel knows it, or "bind" or "rbind" for a directory of the host.
+	Type string `json:"type"`
+	// Source is a path of the host, or what the type takes for one.
+	Source string `json:"source"`
+	// Target is the path in the machine, which is made if it is missing.
+	Target string `json:"target"`
+	// Data are the type's own options.
+	Data string `json:"data,omitempty"`
+	// Optional: the machine does without it where the kernel cannot mount it.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Image is an ext4 file system in a file, mounted read-only. Mounting needs root

@@ -88,6 +88,9 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if cfg.Network == "" {
 		cfg.Network = NetworkUser
 	}
+	if cfg.Tree != nil {
+		cfg.Network = NetworkHost
+	}
 	if cfg.Hostname == "" {
 		cfg.Hostname = "ingot"
 	}
@@ -153,33 +156,40 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		ExtraFiles:  []*os.File{theirs, exe, cfgR, startedW},
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL, Setsid: true},
 	}
+	start, wait, kill := cmd.Start, cmd.Wait, func() { _ = cmd.Process.Kill() }
+	if cfg.Tree != nil && cfg.Tree.Wrap != nil {
+		w := &wrapped{wrap: cfg.Tree.Wrap, files: []*os.File{theirs, cfgR, startedW}, stderr: &stderr, ctx: ctx}
+		start, wait, kill = w.start, w.wait, w.kill
+	}
 	started := make(chan error, 1)
 	go func() {
 		// The kernel sends the death signal when the *thread* that forked ends,
 		// so that thread waits here for as long as the machine lives.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
+		if err := start(); err != nil {
 			started <- err
 			return
 		}
 		started <- nil
-		m.err = cmd.Wait()
+		m.err = wait()
 		close(m.done)
 	}()
 	if err := <-started; err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start the machine's namespaces: %w; %s", err, namespaceAdvice(err))
 	}
-	m.kill = func() { _ = cmd.Process.Kill() }
+	m.kill = kill
 	fail := func(err error) (*Machine, error) {
 		m.kill()
 		<-m.done
 		ours.Close()
 		return nil, err
 	}
-	if err := cg.add(cmd.Process.Pid); err != nil {
-		return fail(err)
+	if cmd.Process != nil { // wrapped, it is not ours to move
+		if err := cg.add(cmd.Process.Pid); err != nil {
+			return fail(err)
+		}
 	}
 	stop := context.AfterFunc(ctx, m.kill)
 	defer stop()
