@@ -341,7 +341,7 @@ const tries = 3
 // made: CreateImage and RegisterImage take no client token.
 func (t *tail) begin(ctx context.Context, l *builders.Lease, old bool) error {
 	p := t.plan
-	if err := t.capture(ctx, *l); err != nil {
+	if err := t.capture(ctx); err != nil {
 		if ctx.Err() != nil || isUnfinished(err) {
 			return err
 		}
@@ -730,7 +730,8 @@ func (t *tail) tagSteps(r *regionImage, snapshots []string, add func(string, fun
 	if p.Image != "" {
 		add("tag it", tag([]string{r.id()}, p.ImageTags))
 	}
-	if len(snapshots) > 0 {
+	// Those of Volumes were tagged when they were made, and others are not ours.
+	if len(snapshots) > 0 && len(p.Volumes) == 0 {
 		add("tag its snapshots", tag(snapshots, p.SnapshotTags))
 	}
 }

@@ -50,6 +50,11 @@ func (r remover) destroy(ctx context.Context, images map[string]types.Image) err
 
 // consoleURL is where people look at an AMI.
 func consoleURL(region, id string) string {
+	return consolePage(region, "ImageDetails:imageId="+url.QueryEscape(id))
+}
+
+// consolePage is a page of EC2's console.
+func consolePage(region, page string) string {
 	host := region + ".console.aws.amazon.com"
 	switch {
 	case strings.HasPrefix(region, "cn-"):
@@ -57,5 +62,5 @@ func consoleURL(region, id string) string {
 	case strings.HasPrefix(region, "us-gov-"):
 		host = "console.amazonaws-us-gov.com"
 	}
-	return "https://" + host + "/ec2/home?region=" + url.QueryEscape(region) + "#ImageDetails:imageId=" + url.QueryEscape(id)
+	return "https://" + host + "/ec2/home?region=" + url.QueryEscape(region) + "#" + page
 }
