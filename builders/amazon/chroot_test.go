@@ -529,9 +529,15 @@ func TestChrootSweepWithoutLedger(t *testing.T) {
 // Where the wait for the snapshot is over, another process goes on with it.
 func TestChrootResume(t *testing.T) {
 	c := newChrootCloud(t, small(t), ec2.Options{NVMe: true})
-	k := c.begin("resumed", c.body("ami_name = \"resumed\"\naws_polling {\n  delay_seconds = 1\n  max_attempts = 1\n}"))
+	k := c.begin("resumed", c.body(`ami_name = "resumed"`))
 	k.boot()
 	k.sh("echo kept > /kept")
+	impatient := c.access
+	impatient.AWSPolling = &awscloud.Polling{DelaySeconds: 1, MaxAttempts: 1}
+	var err error
+	if k.b.session, err = c.env.Shared.Connect(t.Context(), &impatient); err != nil {
+		t.Fatal(err)
+	}
 	c.Plan().Reset()
 	c.Plan().Decide(func(call fault.Call) fault.Fault {
 		if call.Action == "DescribeSnapshots" {
@@ -539,7 +545,7 @@ func TestChrootResume(t *testing.T) {
 		}
 		return fault.None
 	})
-	_, err := k.b.Snapshot(t.Context(), k.run)
+	_, err = k.b.Snapshot(t.Context(), k.run)
 	if !errors.Is(err, builders.ErrUnfinished) {
 		t.Fatalf("a wait that is over: %v", err)
 	}

@@ -187,7 +187,7 @@ var devicePace = awscloud.Pace{First: 20 * time.Millisecond, Min: 50 * time.Mill
 
 // findDevice waits for the device of the volume.
 func (b *Chroot) findDevice(ctx context.Context, name string) error {
-	err := b.session.Wait(ctx, awscloud.Wait{What: "the device of " + b.volume + " to appear on this host", Pace: devicePace}, func(context.Context) (bool, string, error) {
+	err := b.session.Wait(ctx, awscloud.Wait{What: "the device of " + b.volume + " to appear on this host", Pace: devicePace, Timeout: devicePace.Timeout}, func(context.Context) (bool, string, error) {
 		var err error
 		b.device, err = b.env.deviceOf(b.volume, name, b.o.NVMeDevicePath)
 		return b.device != "", "", err

@@ -102,7 +102,7 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 	if t.HostKeys, err = r.hostKeys(ctx, in, known); err != nil {
 		return nil, cause(ctx, err)
 	}
-	m, told, err := communicator.Connect(ctx, r.comm, t, r.run.Events)
+	m, told, err := r.dial(ctx, in, t)
 	if err != nil {
 		if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
 			return nil, c
@@ -121,6 +121,37 @@ func (r *running) connect(ctx context.Context, in *instance, values map[string]s
 		}
 	}
 	return m, nil
+}
+
+// keyPatience is how long a machine may show another host key than the one that
+// was put in: its sshd may begin before cloud-init has come that far. Nothing is
+// sent to it meanwhile.
+const keyPatience = 2 * time.Minute
+
+// dial connects by the communicator.
+func (r *running) dial(ctx context.Context, in *instance, t communicator.Target) (machine.Machine, map[string]string, error) {
+	var since time.Time
+	for {
+		m, told, err := communicator.Connect(ctx, r.comm, t, r.run.Events)
+		wrong, ok := errors.AsType[*sshmachine.HostKeyError](err)
+		if !ok || in.hostPublic == "" {
+			return m, told, err
+		}
+		if since.IsZero() {
+			since = time.Now()
+			r.run.Events.Say("The machine has not got its host key yet, and is not talked to before")
+		}
+		if time.Since(since) > keyPatience {
+			return nil, nil, fmt.Errorf("the machine does not have the host key that its user data gives it: either it is another one that answers, or its image has no cloud-init (then set inject_host_key = false): %w", wrong)
+		}
+		pause := time.NewTimer(2 * time.Second)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, nil, context.Cause(ctx)
+		}
+	}
 }
 
 // cause is why ctx ended, where it did.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
@@ -380,6 +381,43 @@ func TestVariants(t *testing.T) {
 	}
 }
 
+// A machine that is shut down from within is an image where the template says
+// so, and is gone otherwise, with an error that says why.
+func TestShutDownFromWithin(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	for option, fails := range map[string]string{"disable_stop_instance = true\n": "", "": `shutdown_behavior = "stop"`} {
+		x := c.bake(t, fmt.Sprintf("within%d", len(option)), ebsBody+option)
+		x.boot(t.Context(), t)
+		host := x.b.run.main.hostKey
+		x.do(t, "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'")
+		if fails != "" { // it has ended when it is to be stopped
+			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := x.b.Snapshot(t.Context(), x.run)
+		switch {
+		case fails != "" && (err == nil || !strings.Contains(err.Error(), fails)):
+			t.Errorf("%q: %v, want %q", option, err, fails)
+		case fails == "" && err != nil:
+			t.Errorf("%q: %v", option, err)
+		case fails == "":
+			if host != "" {
+				t.Error("a host key was put in that could not be taken out for certain")
+			}
+			if got, err := c.ReadFile("us-east-1", a.Places[0].ID, "/within"); err != nil || string(got) != "hello\n" {
+				t.Errorf("in the image: %q, %v", got, err)
+			}
+		}
+		_ = x.machine.Close()
+		x.end(t)
+		if left := c.temporary(); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	}
+}
+
 // At each call from the launch's preparation to the connection, and at each
 // fault of it, for good or once: the bake fails or goes on, and a release by
 // another process, which knows only the ledger, leaves nothing.
@@ -395,12 +433,17 @@ func TestEveryFaultOfBoot(t *testing.T) {
 	}
 	points, failed, n := 0, 0, 0
 	for name, body := range bodies {
+		// What is throttled for good is not waited for as long as in life.
+		body += "aws_polling {\ndelay_seconds = 1\nmax_attempts = 3\n}\n"
 		try := func(t *testing.T, decide func(fault.Call) fault.Fault) []fault.Call {
 			n++
 			x := c.bake(t, fmt.Sprintf("fault%05d", n), body)
 			c.Plan().Reset()
 			c.Plan().Decide(decide)
-			_, err := x.b.Boot(t.Context(), x.run)
+			// A call that never comes through is given up by who waits for the bake.
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			_, err := x.b.Boot(ctx, x.run)
+			cancel()
 			c.Plan().Decide(nil)
 			calls := c.Plan().Calls()
 			if err != nil {

@@ -416,12 +416,22 @@ func (t *tail) create(ctx context.Context) (string, error) {
 	err := t.session.Wait(ctx, awscloud.Wait{What: "an AMI to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
 		var err error
 		id, err = make(ctx, t.session.EC2(p.Region))
-		if notStopped(err) {
+		if notStopped(err) && !t.ended(ctx) {
 			return false, awscloud.Code(err), nil
 		}
 		return err == nil, "", err
 	})
 	return id, err
+}
+
+// ended says that the instance to make the image of is gone, or going.
+func (t *tail) ended(ctx context.Context) bool {
+	if t.plan.Create == nil {
+		return false
+	}
+	i, err := t.session.Instances(t.plan.Region).Get(ctx, aws.ToString(t.plan.Create.InstanceId))
+	state := awscloud.InstanceState(i)
+	return awscloud.IsNotFound(err) || state == types.InstanceStateNameTerminated || state == types.InstanceStateNameShuttingDown
 }
 
 func notStopped(err error) bool {

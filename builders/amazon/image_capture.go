@@ -80,19 +80,25 @@ func (t *tail) captureOne(ctx context.Context, device string) (string, error) {
 		tags[tagSource], tags[tagLease] = p.Source, name
 		c, cancel := unhurried(ctx)
 		var id string
+		var failed error
 		// Throttled, it is waited for. Nothing else is tried again by itself: there is
 		// no client token, and each try may make a snapshot.
 		err := t.session.Wait(c, awscloud.Wait{What: "a snapshot to be begun", First: -1}, func(ctx context.Context) (bool, string, error) {
 			out, err := t.session.EC2(p.Region).CreateSnapshot(ctx, &ec2.CreateSnapshotInput{
 				VolumeId: aws.String(p.Volumes[device]), Description: optional(p.SnapshotDescription), TagSpecifications: tagged(types.ResourceTypeSnapshot, tags),
 			}, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
-			if err != nil {
-				return false, "", err
+			if awscloud.IsThrottled(err) {
+				return false, awscloud.Code(err), nil
 			}
-			id = aws.ToString(out.SnapshotId)
+			if failed = err; err == nil {
+				id = aws.ToString(out.SnapshotId)
+			}
 			return true, "", nil
 		})
 		cancel()
+		if err == nil {
+			err = failed
+		}
 		switch {
 		case err == nil:
 			return id, nil

@@ -337,6 +337,15 @@ func TestImageInThreeRegions(t *testing.T) {
 		}
 	}
 	t.Logf("%d calls:\n%s", len(calls), strings.Join(calls, "\n"))
+	// Nothing is shared before all of it is there.
+	shares := func(call string) bool {
+		return strings.Contains(call, "ModifyImageAttribute") || strings.Contains(call, "ModifySnapshotAttribute") || strings.Contains(call, "PutParameter")
+	}
+	for _, call := range calls[slices.IndexFunc(calls, shares):] {
+		if strings.Contains(call, "CopyImage") || strings.Contains(call, "DescribeImages") {
+			t.Errorf("%s comes after something was shared", call)
+		}
+	}
 
 	// What follows fails: all of it is taken back, the parameters too.
 	c.release(m)
@@ -747,17 +756,11 @@ func TestDeathAtEveryCall(t *testing.T) {
 						return f
 					}
 					if call.N > n {
+						die()
 						return fault.Cut // the dead make no calls
 					}
 					return fault.None
 				})
-				c.Plan().Done(nil)
-				go func() { // the process ends soon after
-					for m.alive() && ctx.Err() == nil {
-						time.Sleep(time.Millisecond)
-					}
-					die()
-				}()
 				_, err := MakeImage(ctx, newRun(t, m.bake, m), order)
 				die()
 				c.Plan().Decide(nil)
@@ -791,12 +794,6 @@ func TestDeathAtEveryCall(t *testing.T) {
 		}
 	}
 	t.Logf("%d deaths", points)
-}
-
-func (m *memory) alive() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return !m.dead
 }
 
 func (c *cloud) clearSnapshots() {

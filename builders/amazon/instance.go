@@ -75,11 +75,10 @@ func (b *onInstance) release(ctx context.Context, a *awscloud.Access, l builders
 				return err
 			}
 		}
-		s, err := b.env.Shared.Connect(ctx, a)
-		if err != nil {
+		var err error
+		if r.session, err = b.env.Shared.Connect(ctx, a); err != nil {
 			return err
 		}
-		b.session, r.session = s, s
 	}
 	if r.region == "" {
 		r.region = r.session.Region

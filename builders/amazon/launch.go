@@ -282,6 +282,7 @@ func (l *launch) onDemand(ctx context.Context, data map[string]string) (string, 
 	}
 	places, more := l.places(), true
 	var failures []error
+	certain := true // EC2 has refused every try, so that there is no instance
 	for n := 0; n < len(places); n++ {
 		var id string
 		err := l.patiently(ctx, func(ctx context.Context) error {
@@ -298,6 +299,7 @@ func (l *launch) onDemand(ctx context.Context, data map[string]string) (string, 
 		if err == nil {
 			return id, lease, l.run.Leases.Created(context.WithoutCancel(ctx), lease, id)
 		}
+		certain = certain && refused(err)
 		where := places[n].zone
 		if where == "" {
 			where = l.session.Region
@@ -316,6 +318,9 @@ func (l *launch) onDemand(ctx context.Context, data map[string]string) (string, 
 	}
 	if ctx.Err() != nil {
 		return "", lease, context.Cause(ctx)
+	}
+	if certain {
+		failures = append(failures, l.run.Leases.Released(ctx, lease))
 	}
 	return "", lease, errors.Join(failures...)
 }
@@ -411,13 +416,15 @@ func (l *launch) fleet(ctx context.Context, data map[string]string) (string, bui
 			return "", none, context.Cause(ctx)
 		}
 		failures = append(failures, err)
+		if errors.Is(err, errNoRoom) || refused(err) {
+			if err := l.run.Leases.Released(ctx, lease); err != nil { // it launched nothing
+				return "", none, err
+			}
+		}
 		if !errors.Is(err, errNoRoom) {
 			break
 		}
 		l.run.Events.Say(err.Error())
-		if err := l.run.Leases.Released(ctx, lease); err != nil { // it launched nothing
-			return "", none, err
-		}
 	}
 	return "", none, errors.Join(failures...)
 }

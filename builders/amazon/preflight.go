@@ -43,7 +43,12 @@ type preflight struct {
 	options any
 	force   bool
 	env     render.Env
+
+	lates []lateString
 }
+
+// lateString is a string that is rendered late, by its option.
+type lateString struct{ option, text string }
 
 // check makes all checks side by side. What they find stands in a fixed order.
 func (p *preflight) check(ctx context.Context) []config.Problem {
@@ -51,6 +56,8 @@ func (p *preflight) check(ctx context.Context) []config.Problem {
 	if p.ebs == nil || !p.ebs.SkipCreateAMI {
 		checks = append(checks, p.names, p.parameters, p.copying)
 	}
+	// EachLate writes what it reads: not beside the checks.
+	config.EachLate(p.options, func(_ config.Field, option, s string) { p.lates = append(p.lates, lateString{option, s}) })
 	found := make([]problems, len(checks))
 	var wg sync.WaitGroup
 	for i, c := range checks {
@@ -211,16 +218,17 @@ func (p *preflight) late(image types.Image, ps *problems) {
 	for _, e := range errs {
 		add(e.Option, e.Err)
 	}
-	config.EachLate(p.options, func(_ config.Field, option, s string) {
-		for _, e := range errs {
-			if e.Option == option || strings.HasPrefix(option, e.Option+".") {
-				return
-			}
+	for _, l := range p.lates {
+		said := func(e config.OptionError) bool {
+			return e.Option == l.option || strings.HasPrefix(l.option, e.Option+".")
 		}
-		if _, err := renderLate(s, data, p.env); err != nil {
-			add(option, err)
+		if slices.ContainsFunc(errs, said) {
+			continue
 		}
-	})
+		if _, err := renderLate(l.text, data, p.env); err != nil {
+			add(l.option, err)
+		}
+	}
 }
 
 // typeOption is the option that an instance type stands in.

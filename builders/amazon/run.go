@@ -215,12 +215,17 @@ func (r *running) create(ctx context.Context, l builders.Lease, call func(ctx co
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		if !awscloud.IsUnanswered(err) && !awscloud.IsThrottled(err) && !isDuplicate(err) {
+		if refused(err) {
 			err = errors.Join(awscloud.Explain(err), r.run.Leases.Released(ctx, l))
 		}
 		return "", awscloud.Explain(err)
 	}
 	return id, r.run.Leases.Created(context.WithoutCancel(ctx), l, id)
+}
+
+// refused says that a call was answered, and has certainly created nothing.
+func refused(err error) bool {
+	return err != nil && !awscloud.IsUnanswered(err) && !awscloud.IsThrottled(err) && !isDuplicate(err)
 }
 
 // isDuplicate says that something of that name exists: perhaps what an earlier

@@ -38,8 +38,8 @@ func (r *running) stop(ctx context.Context) (string, error) {
 		return "", errors.New("there is no machine to stop")
 	}
 	in := r.main
-	if err := r.clean(ctx, in); err != nil {
-		return "", err
+	if err := r.cleanWhileUp(ctx, in); err != nil {
+		return "", fmt.Errorf("%w%s", err, r.shutdownHint(err))
 	}
 	if in.conn != nil {
 		_ = in.conn.Close() // the machine is about to go
@@ -65,15 +65,53 @@ func (r *running) stop(ctx context.Context) (string, error) {
 	_, err := awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, w, func(i types.Instance) (bool, string, error) {
 		return awscloud.JudgeInstance(i, types.InstanceStateNameStopped)
 	})
-	var failed *awscloud.FailedError
-	if errors.As(err, &failed) && r.o.shutdownBehavior() == types.ShutdownBehaviorTerminate {
-		err = fmt.Errorf("%w; if a script shuts it down, set shutdown_behavior = \"stop\"", err)
-	}
 	if err != nil {
-		return "", fmt.Errorf("stop the instance: %w", err)
+		return "", fmt.Errorf("stop the instance: %w%s", err, r.shutdownHint(err))
 	}
 	return in.id, nil
 }
+
+// shutdownHint says what to do about an instance that has ended by itself.
+func (r *running) shutdownHint(err error) string {
+	var failed *awscloud.FailedError
+	if errors.As(err, &failed) && r.o.shutdownBehavior() == types.ShutdownBehaviorTerminate {
+		return `; if a script shuts it down, set shutdown_behavior = "stop"`
+	}
+	return ""
+}
+
+// downPace is for an instance that may have been shut down while it is cleaned.
+var downPace = awscloud.Pace{First: 3 * time.Second, Min: 3 * time.Second, Cap: 10 * time.Second, Timeout: 2 * cleanTime}
+
+// cleanWhileUp is clean, for as long as the instance is up.
+func (r *running) cleanWhileUp(ctx context.Context, in *instance) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_, err := awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, awscloud.Wait{What: "instance " + in.id, Pace: downPace}, func(i types.Instance) (bool, string, error) {
+			return awscloud.JudgeInstance(i, types.InstanceStateNameStopped)
+		})
+		var failed *awscloud.FailedError
+		switch {
+		case err == nil:
+			cancel(errDown)
+		case errors.As(err, &failed):
+			cancel(err)
+		}
+	}()
+	err := r.clean(ctx, in)
+	why := context.Cause(ctx)
+	cancel(nil)
+	<-watched
+	if err != nil && why != nil {
+		return why
+	}
+	return err
+}
+
+// errDown says that the machine was shut down before the keys were out of it.
+var errDown = errors.New("the machine was shut down before the keys of this bake could be taken out of it: leave the shutdown to Ingot, or set disable_stop_instance = true")
 
 // end gives up what this process has open for the instance.
 func (in *instance) end() {
@@ -142,7 +180,7 @@ func (r *running) clean(ctx context.Context, in *instance) error {
 	var exit *machine.ExitError
 	switch {
 	case err == nil:
-	case r.o.DisableStopInstance && !errors.As(err, &exit):
+	case r.o.DisableStopInstance && !errors.As(err, &exit) && (ctx.Err() == nil || errors.Is(context.Cause(ctx), errDown)):
 		// It was to be shut down by a provisioner, and is on its way.
 		r.run.Events.Warn(fmt.Sprintf("The temporary key could not be taken out of the machine, which is shut down already: %v. Let the provisioner \"seal\" do it.", err))
 		return nil

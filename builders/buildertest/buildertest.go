@@ -273,12 +273,12 @@ func (b *bake) use(ctx context.Context) {
 	if p := b.machine.Platform(); p.OS == "" || p.Arch == "" || p.Shell == "" {
 		b.t.Errorf("the machine's platform is %+v: OS, Arch and Shell must be known", p)
 	}
-	var out bytes.Buffer
-	if err := b.machine.Run(ctx, machine.Command{Line: "mkdir -p /opt/suite && echo one && echo two >&2", Stdout: &out, Stderr: &out}); err != nil {
+	var out, errs bytes.Buffer // two: they may be written to at the same time
+	if err := b.machine.Run(ctx, machine.Command{Line: "mkdir -p /opt/suite && echo one && echo two >&2", Stdout: &out, Stderr: &errs}); err != nil {
 		b.t.Fatalf("run a command: %v", err)
 	}
-	if !strings.Contains(out.String(), "one\n") || !strings.Contains(out.String(), "two\n") {
-		b.t.Errorf("the command printed %q", &out)
+	if all := out.String() + errs.String(); !strings.Contains(all, "one\n") || !strings.Contains(all, "two\n") {
+		b.t.Errorf("the command printed %q", all)
 	}
 	var exit *machine.ExitError
 	if err := b.machine.Run(ctx, machine.Command{Line: "exit 7"}); !errors.As(err, &exit) || exit.Status != 7 {

@@ -179,7 +179,7 @@ func (k *bake) image(ctx context.Context, script string) (*builders.Artifact, er
 	}
 	if k.machine != nil {
 		var out bytes.Buffer
-		if err := k.machine.Run(ctx, machine.Command{Line: script, Stdout: &out, Stderr: &out}); err != nil {
+		if err := k.machine.Run(ctx, machine.Command{Line: "exec 2>&1\n" + script, Stdout: &out}); err != nil {
 			return nil, fmt.Errorf("the script: %w: %s", err, &out)
 		}
 	}
@@ -379,6 +379,42 @@ func TestNoKeyStays(t *testing.T) {
 	_ = m.Close()
 	k.end(nil)
 	nothingLeft(t, c)
+}
+
+// TestTemporaryKeyAlone: without a host key of the bake, what cloud-init keeps of
+// the temporary one goes too, and what else is in the same files stays.
+func TestTemporaryKeyAlone(t *testing.T) {
+	c := cloud(t, digitalocean.Options{Durations: durations()})
+	k := begin(t, c, tempo(), source(c, "inject_host_key = false\nssh_ignore_host_key = true\n"))
+	k.check()
+	var err error
+	if k.machine, err = k.b.Boot(t.Context(), k.run); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.machine.Run(t.Context(), machine.Command{
+		Line: `mkdir -p /var/lib/cloud/instances/i /home/ann/.ssh
+printf 'pickle %s pickle' "$KEY" >/var/lib/cloud/instances/i/obj.pkl
+printf 'one\nkey %s\ntwo\n' "$KEY" >/var/log/cloud-init.log
+printf 'ssh-ed25519 %s bake\n' "$KEY" >/home/ann/.ssh/authorized_keys
+printf 'ssh-ed25519 AAAAtheirs mine\nssh-ed25519 %s bake\n' "$KEY" >>/root/.ssh/authorized_keys`,
+		Env: map[string]string{"KEY": strings.Fields(k.b.m.public)[1]},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := k.b.Snapshot(t.Context(), k.run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.end(nil)
+	nothingLeft(t, c)
+	for name, want := range map[string]string{"/var/log/cloud-init.log": "one\ntwo\n", "/home/ann/.ssh/authorized_keys": "", "/root/.ssh/authorized_keys": "ssh-ed25519 AAAAtheirs mine\n"} {
+		if b, err := c.ReadFile(number(t, a), name); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v; want %q", name, b, err, want)
+		}
+	}
+	if b, err := c.ReadFile(number(t, a), "/var/lib/cloud/instances/i/obj.pkl"); err == nil {
+		t.Errorf("cloud-init's memory of the droplet is in the image: %q", b)
+	}
 }
 
 func TestPlanHasNoSecret(t *testing.T) {

@@ -3,6 +3,7 @@
 package digitalocean
 
 import (
+	"flag"
 	"fmt"
 	"sync"
 	"testing"
@@ -12,14 +13,15 @@ import (
 	"github.com/ingotbuild/ingot/internal/docloud"
 )
 
+var faster = flag.Float64("faster", 5, "how many times as fast as DigitalOcean the cloud of BenchmarkBake is")
+
 // BenchmarkBake measures what a bake takes over what the cloud itself takes for
 // it: to make the droplet, to boot it, to shut it down, to take the snapshot and
 // show it, and to bring it to another region, one after the other. The cloud, and
-// how often it is asked, are five times as fast as DigitalOcean; what this
+// how often it is asked, are -faster times as fast as DigitalOcean; what this
 // host does, such as the cryptography of SSH and the droplets themselves, is not.
 func BenchmarkBake(b *testing.B) {
-	const faster = 5
-	d := digitalocean.Realistic().Scale(1.0 / faster)
+	d := digitalocean.Realistic().Scale(1 / *faster)
 	path := d.Create + d.SSH + d.Shutdown + d.Snapshot + d.Visible + d.Transfer
 	for _, n := range []int{1, 20} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -27,7 +29,7 @@ func BenchmarkBake(b *testing.B) {
 			var took time.Duration
 			calls := 0
 			for b.Loop() {
-				shared := docloud.NewShared(docloud.Tempo{Scale: faster})
+				shared := docloud.NewShared(docloud.Tempo{Scale: *faster})
 				c.Plan().Reset()
 				var all []*bake
 				for range n {

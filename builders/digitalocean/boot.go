@@ -183,7 +183,7 @@ func made(ctx context.Context, run *builders.Run, l builders.Lease, id string, e
 	switch {
 	case err == nil:
 		return run.Leases.Created(ctx, l, id)
-	case docloud.Refused(err):
+	case docloud.Nothing(err):
 		return errors.Join(err, run.Leases.Released(context.WithoutCancel(ctx), l))
 	}
 	return err
@@ -477,7 +477,7 @@ func (b *Builder) knock(ctx context.Context, host string) error {
 
 // active waits until the droplet is active.
 func (b *Builder) active(ctx context.Context, id, action int) error {
-	w := docloud.Wait{What: fmt.Sprintf("droplet %d to become active", id), Option: "state_timeout", Timeout: b.o.StateTimeout, First: 2 * time.Second}
+	w := docloud.Wait{What: fmt.Sprintf("droplet %d to become active", id), Option: "state_timeout", Timeout: b.o.StateTimeout, First: 3 * time.Second}
 	if action != 0 {
 		return b.m.sess.Completed(ctx, action, w)
 	}
@@ -506,7 +506,7 @@ func (b *Builder) address(ctx context.Context, id int, whole bool) (host string,
 	if whole && b.o.ReservedIP != "" {
 		return b.o.ReservedIP, nil
 	}
-	w := docloud.Wait{What: fmt.Sprintf("the address of droplet %d", id), Option: "state_timeout", Timeout: b.o.StateTimeout}
+	w := docloud.Wait{What: fmt.Sprintf("the address of droplet %d", id), Option: "state_timeout", Timeout: b.o.StateTimeout, First: 2 * time.Second}
 	err = b.state(ctx, id, w, func(d *godo.Droplet) bool {
 		host, _ = d.PublicIPv4()
 		if b.o.ConnectWithPrivateIP {

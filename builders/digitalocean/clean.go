@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/ingotbuild/ingot/internal/event"
@@ -29,9 +28,14 @@ if [ "$key" = key ]; then
 		if [ -n "$t" ]; then printf '%s\n' "$t" >"$f"; else : >"$f"; fi
 	done
 fi
+rm -rf /var/lib/cloud/instances/* /var/lib/cloud/instance /var/lib/cloud/data/* /run/cloud-init/instance-data-sensitive.json
+for f in /var/log/cloud-init*.log; do
+	[ -f "$f" ] && printf '%s\n' "$marks" | grep -qF -f - -- "$f" || continue
+	t=$(printf '%s\n' "$marks" | grep -vF -f - -- "$f")
+	printf '%s\n' "$t" >"$f"
+done
 if [ "$host" = host ]; then
 	printf '%s\n' "$marks" | grep -lF -f - -- /etc/ssh/ssh_host_* 2>/dev/null | while IFS= read -r f; do rm -f -- "$f" "$f.pub"; done
-	rm -rf /var/lib/cloud/instances/* /var/lib/cloud/instance /var/lib/cloud/data/* /run/cloud-init/instance-data-sensitive.json
 	command -v cloud-init >/dev/null 2>&1 || grep -rqs 'ssh-keygen -A' /etc/systemd /lib/systemd /usr/lib/systemd /etc/init.d /etc/rc.d || {
 		set -- /etc/ssh/ssh_host_*_key
 		[ -f "$1" ] || echo 'warning: nothing on this machine makes host keys at the first boot, and it has none: sshd may not start on machines from this image' >&2
@@ -75,10 +79,9 @@ func (b *Builder) clean(ctx context.Context, events event.Scope) error {
 	}
 	events.Say("Removing the keys of the bake from the machine")
 	in := strings.Join(what[:], " ") + "\n" + strings.Join(marks, "\n") + "\n"
-	line := `login_home=$HOME; export login_home; if [ "$(id -u)" = 0 ]; then exec sh -c "$CLEANING"; else exec sudo -n sh -c "login_home='$HOME'; $CLEANING"; fi`
+	line := `exec 2>&1; login_home=$HOME; export login_home; if [ "$(id -u)" = 0 ]; then exec sh -c "$CLEANING"; else exec sudo -n sh -c "login_home='$HOME'; $CLEANING"; fi`
 	var said bytes.Buffer
-	out := io.MultiWriter(&said)
-	err := m.Run(ctx, machine.Command{Line: line, Env: map[string]string{"CLEANING": cleaning}, Stdin: strings.NewReader(in), Stdout: out, Stderr: out})
+	err := m.Run(ctx, machine.Command{Line: line, Env: map[string]string{"CLEANING": cleaning}, Stdin: strings.NewReader(in), Stdout: &said})
 	text := strings.TrimSpace(said.String())
 	if err != nil {
 		if ctx.Err() != nil {

@@ -250,13 +250,14 @@ func (t *tail) snapshot(ctx context.Context) (int, error) {
 	}
 	if action.ID > 0 {
 		w := docloud.Wait{
-			What: fmt.Sprintf("the snapshot of droplet %d (action %d)", t.Droplet, action.ID), Option: "snapshot_timeout", Timeout: t.SnapshotTimeout, First: 2 * time.Second,
+			What: fmt.Sprintf("the snapshot of droplet %d (action %d)", t.Droplet, action.ID), Option: "snapshot_timeout", Timeout: t.SnapshotTimeout, First: 3 * time.Second,
 		}
 		if err := t.sess.Completed(ctx, action.ID, w); err != nil {
 			return 0, err
 		}
 	}
 	var id int
+	var more []int
 	w := docloud.Wait{What: "the image of the snapshot to be seen", Option: "state_timeout", Timeout: t.StateTimeout}
 	start := time.Now()
 	err = t.sess.Until(ctx, w, func(ctx context.Context, wait time.Duration) (bool, error) {
@@ -265,7 +266,8 @@ func (t *tail) snapshot(ctx context.Context) (int, error) {
 			return false, err
 		}
 		if len(ids) > 0 {
-			id = slices.Min(ids)
+			slices.Sort(ids)
+			id, more = ids[0], ids[1:]
 			return true, nil
 		}
 		if !t.sess.Young(start) && t.again && action.ID == 0 {
@@ -280,6 +282,13 @@ func (t *tail) snapshot(ctx context.Context) (int, error) {
 	if err := t.run.Leases.Created(ctx, t.image, strconv.Itoa(id)); err != nil {
 		return 0, err
 	}
+	// A call without an answer may have taken one more.
+	if err := docloud.Each(ctx, more, func(ctx context.Context, id int) error {
+		_, err := t.sess.DeleteImage(ctx, id)
+		return err
+	}); err != nil {
+		return 0, fmt.Errorf("remove a second snapshot: %w", err)
+	}
 	t.run.Events.Say(fmt.Sprintf("The snapshot %s is image %d", t.Name, id))
 	return id, nil
 }
@@ -290,7 +299,17 @@ func (t *tail) begun(ctx context.Context) (*godo.Action, error) {
 	if !t.again {
 		return nil, nil
 	}
-	a, err := t.action(ctx)
+	find := func(ctx context.Context) (*godo.Action, bool, error) {
+		a, err := t.action(ctx)
+		return a, a != nil, err
+	}
+	var a *godo.Action
+	var err error
+	if t.sess.Young(t.image.Created) { // it may not be seen yet
+		a, _, err = docloud.Search(ctx, t.sess, find)
+	} else {
+		a, _, err = find(ctx)
+	}
 	if docloud.NotFound(err) {
 		return &godo.Action{}, nil
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -10,17 +9,23 @@ import (
 	"github.com/ingotbuild/ingot/bake"
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/amazon"
+	"github.com/ingotbuild/ingot/builders/digitalocean"
 	filebuilder "github.com/ingotbuild/ingot/builders/file"
 	nullbuilder "github.com/ingotbuild/ingot/builders/null"
 	boxbuilder "github.com/ingotbuild/ingot/builders/sandbox"
 	"github.com/ingotbuild/ingot/datasources"
+	dataamazon "github.com/ingotbuild/ingot/datasources/amazon"
+	datadigitalocean "github.com/ingotbuild/ingot/datasources/digitalocean"
 	datahttp "github.com/ingotbuild/ingot/datasources/http"
 	datanull "github.com/ingotbuild/ingot/datasources/null"
 	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/docloud"
 	"github.com/ingotbuild/ingot/internal/sandbox"
 	"github.com/ingotbuild/ingot/internal/state"
 	"github.com/ingotbuild/ingot/postprocessors"
+	"github.com/ingotbuild/ingot/postprocessors/amazonimport"
 	"github.com/ingotbuild/ingot/postprocessors/checksum"
+	"github.com/ingotbuild/ingot/postprocessors/digitaloceanimport"
 	"github.com/ingotbuild/ingot/postprocessors/manifest"
 	postshell "github.com/ingotbuild/ingot/postprocessors/shelllocal"
 	"github.com/ingotbuild/ingot/provisioners"
@@ -54,20 +59,14 @@ func components() (bake.Components, error) {
 		Wanted:   wanted,
 	}
 	versions := new(ansible.Versions)
-	clouds, err := cloudOptions()
-	if err != nil {
-		return bake.Components{}, err
-	}
-	aws := amazon.NewEnv(awscloud.NewShared(clouds))
-	if clouds.Speed > 0 {
-		aws.Settle = time.Duration(float64(aws.Settle) / clouds.Speed)
-	}
+	clouds := newClouds()
 	return bake.Components{
 		Builders: map[string]func() builders.Builder{
-			"amazon-ebs": func() builders.Builder { return amazon.New(aws) },
-			"file":       func() builders.Builder { return filebuilder.New() },
-			"null":       func() builders.Builder { return nullbuilder.New() },
-			"sandbox":    func() builders.Builder { return boxbuilder.New(env) },
+			"amazon-ebs":   func() builders.Builder { return amazon.New(clouds.amazon) },
+			"digitalocean": func() builders.Builder { return digitalocean.New(clouds.digitalocean) },
+			"file":         func() builders.Builder { return filebuilder.New() },
+			"null":         func() builders.Builder { return nullbuilder.New() },
+			"sandbox":      func() builders.Builder { return boxbuilder.New(env) },
 		},
 		Provisioners: map[string]func() provisioners.Provisioner{
 			"ansible":           func() provisioners.Provisioner { return ansible.New(versions) },
@@ -89,33 +88,50 @@ func components() (bake.Components, error) {
 			"windows-shell":     func() provisioners.Provisioner { return windowsshell.New() },
 		},
 		PostProcessors: map[string]func() postprocessors.PostProcessor{
-			"checksum":    func() postprocessors.PostProcessor { return checksum.New() },
-			"manifest":    func() postprocessors.PostProcessor { return manifest.New() },
-			"shell-local": func() postprocessors.PostProcessor { return postshell.New() },
+			"amazon-import":       func() postprocessors.PostProcessor { return amazonimport.New(clouds.amazon) },
+			"digitalocean-import": func() postprocessors.PostProcessor { return digitaloceanimport.New(clouds.digitalocean) },
+			"checksum":            func() postprocessors.PostProcessor { return checksum.New() },
+			"manifest":            func() postprocessors.PostProcessor { return manifest.New() },
+			"shell-local":         func() postprocessors.PostProcessor { return postshell.New() },
 		},
 	}, nil
 }
 
-// cloudOptions are how clouds are reached. With INGOT_EMULATED_CLOUD=SPEED they
-// are emulated on this host: nothing but loopback is connected to, and what they
-// do takes so much less time than really.
-func cloudOptions() (awscloud.Options, error) {
+// sharedClouds is what the components of each cloud share.
+type sharedClouds struct {
+	amazon       *amazon.Env
+	digitalocean *docloud.Shared
+}
+
+// newClouds makes what the components of each cloud share. With
+// INGOT_EMULATED_CLOUD=SPEED the clouds are emulated on this host: what they do
+// takes so much less time than really, and of Amazon nothing but loopback is
+// connected to.
+func newClouds() sharedClouds {
 	text := os.Getenv("INGOT_EMULATED_CLOUD")
 	if text == "" {
-		return awscloud.Options{}, nil
+		return sharedClouds{amazon.NewEnv(awscloud.NewShared(awscloud.Options{})), docloud.NewShared(docloud.Tempo{})}
 	}
 	speed, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(speed > 0) {
-		return awscloud.Options{}, fmt.Errorf("INGOT_EMULATED_CLOUD is %q: it is how much faster than Amazon's the emulated cloud is, such as 1", text)
+		speed = 1 // it is loopback that counts
 	}
-	return awscloud.Options{Guard: awscloud.LoopbackOnly, Speed: speed}, nil
+	c := sharedClouds{amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, Speed: speed})), docloud.NewShared(docloud.Tempo{Scale: speed})}
+	c.amazon.Settle = time.Duration(float64(c.amazon.Settle) / speed)
+	return c
 }
 
 // dataSources are the data sources that templates may read.
 func dataSources() map[string]func() datasources.Source {
+	clouds := newClouds()
+	aws := clouds.amazon.Shared
 	return map[string]func() datasources.Source{
-		"http": func() datasources.Source { return datahttp.New() },
-		"null": func() datasources.Source { return datanull.New() },
+		"amazon-ami":            func() datasources.Source { return dataamazon.NewAMI(aws) },
+		"amazon-parameterstore": func() datasources.Source { return dataamazon.NewParameterStore(aws) },
+		"amazon-secretsmanager": func() datasources.Source { return dataamazon.NewSecretsManager(aws) },
+		"digitalocean-image":    func() datasources.Source { return datadigitalocean.New(clouds.digitalocean) },
+		"http":                  func() datasources.Source { return datahttp.New() },
+		"null":                  func() datasources.Source { return datanull.New() },
 	}
 }
 

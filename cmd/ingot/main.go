@@ -54,7 +54,7 @@ const (
 func verbs() []verb {
 	return []verb{
 		initVerb(), fmtVerb(), validateVerb(), inspectVerb(), consoleVerb(), buildVerb(), upgradeVerb(), fixVerb(),
-		imagesVerb(), showVerb(), promoteVerb(), historyVerb(), driftVerb(), rolloutVerb(), specVerb(), resumeVerb(), sweepVerb(), doctorVerb(),
+		imagesVerb(), showVerb(), promoteVerb(), historyVerb(), driftVerb(), rolloutVerb(), specVerb(), resumeVerb(), sweepVerb(), iamPolicyVerb(), doctorVerb(),
 		docsVerb(), pluginsVerb(), completionVerb(), versionVerb(),
 		completeVerb(), supervisorVerb(),
 	}

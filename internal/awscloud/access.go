@@ -4,6 +4,7 @@
 package awscloud
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -185,3 +186,6 @@ func ReadPublic(s string) (*Access, error) {
 	}
 	return a, nil
 }
+
+// RegionOr is the region of the options, or else another.
+func (a *Access) RegionOr(other string) string { return cmp.Or(a.Region, other) }

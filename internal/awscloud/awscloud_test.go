@@ -542,3 +542,52 @@ func TestConnectIsShared(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 }
+
+// How long things take is learned, also for the next process, and a file that
+// is broken is no matter.
+func TestTimings(t *testing.T) {
+	newAPI(t, nil)
+	file := filepath.Join(t.TempDir(), "timings")
+	access := &Access{Region: "us-east-1"}
+	session := func() *Session {
+		s, err := NewShared(Options{Guard: LoopbackOnly, TimingsFile: file}).Connect(t.Context(), access)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := session()
+	looks := 0
+	look := func(context.Context) (bool, string, error) { looks++; return looks >= 5, "", nil }
+	if err := s.Wait(t.Context(), Wait{Pace: fast, Like: "stop"}, look); err != nil {
+		t.Fatal(err)
+	}
+	took := s.shared.expected("stop")
+	if took <= 0 || s.shared.expected("start") != 0 || s.shared.expected("") != 0 {
+		t.Errorf("learned %v", took)
+	}
+	if again := session().shared.expected("stop"); again != took {
+		t.Errorf("the next process expects %v, want %v", again, took)
+	}
+	// The mean follows.
+	s.shared.learn("stop", 3*took)
+	if e := s.shared.expected("stop"); e != 2*took {
+		t.Errorf("after %v and %v it expects %v", took, 3*took, e)
+	}
+	// What was learned is no look: it only says when to look.
+	s.shared.learn("slow", time.Hour)
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Wait(ctx, Wait{Pace: fast, Like: "slow"}, func(context.Context) (bool, string, error) { t.Error("it looks at once"); return true, "", nil }); err == nil {
+		t.Errorf("no error after %v", time.Since(start))
+	}
+	for _, broken := range []string{"{", `{"stop":-1}`, `{"stop":1e99}`, "[]"} {
+		if err := os.WriteFile(file, []byte(broken), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if e := session().shared.expected("stop"); e != 0 {
+			t.Errorf("from %s it expects %v", broken, e)
+		}
+	}
+}

@@ -56,7 +56,10 @@ func eachField(prefix string, v reflect.Value, f func(field Field, option, s str
 func eachString(field Field, path string, v reflect.Value, f func(field Field, option, s string) string) {
 	switch v.Kind() {
 	case reflect.String:
-		v.SetString(f(field, path, v.String()))
+		// What stays is not written, so that a look may go on beside other readers.
+		if is := f(field, path, v.String()); is != v.String() {
+			v.SetString(is)
+		}
 	case reflect.Pointer:
 		if !v.IsNil() {
 			eachString(field, path, v.Elem(), f)
@@ -76,7 +79,9 @@ func eachString(field Field, path string, v reflect.Value, f func(field Field, o
 			elem := reflect.New(v.Type().Elem()).Elem()
 			elem.Set(v.MapIndex(k))
 			eachString(field, path+"."+k.String(), elem, f)
-			v.SetMapIndex(k, elem)
+			if elem.Kind() != reflect.String || elem.String() != v.MapIndex(k).String() {
+				v.SetMapIndex(k, elem)
+			}
 		}
 	}
 }

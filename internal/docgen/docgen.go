@@ -236,6 +236,13 @@ func (p *Pages) list(b *strings.Builder, indent string, t reflect.Type, v reflec
 			}
 		}
 		text, missing := optionNames(text, names, own)
+		missing = slices.DeleteFunc(missing, func(option string) bool {
+			many := own[option+"s"] // Packer's maps that may be written as blocks too
+			if many {
+				text += " Also as blocks **`" + option + "`**."
+			}
+			return many
+		})
 		if len(missing) > 0 {
 			return fmt.Errorf("the comment of %s's option %s does not speak of %s", t, fields[i].Name, strings.Join(missing, ", "))
 		}
@@ -291,14 +298,22 @@ func optionNames(text string, names map[string]string, own map[string]bool) (str
 			missing = append(missing, option)
 		}
 	}
+	slices.Sort(missing)
 	return text, missing
 }
 
-// field is the field of v that holds the option.
+// field is the field of v, or of a struct embedded in it, that holds the option.
+// An embedded struct may have the name of one of its own fields.
 func field(v reflect.Value, option string) reflect.Value {
-	for _, f := range reflect.VisibleFields(v.Type()) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
 		if name, _, _ := strings.Cut(f.Tag.Get("cfg"), ","); name == option {
-			return v.FieldByIndex(f.Index)
+			return v.Field(i)
+		}
+		if f.Anonymous && f.Type.Kind() == reflect.Struct {
+			if x := field(v.Field(i), option); x.IsValid() {
+				return x
+			}
 		}
 	}
 	return reflect.Value{}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -500,6 +501,45 @@ func TestAgain(t *testing.T) {
 	t.Setenv("DIGITALOCEAN_TOKEN", "")
 	if _, err := NewShared(Tempo{}).Again(t.Context(), ref); err == nil || strings.Contains(err.Error(), "tok\"") {
 		t.Error(err)
+	}
+}
+
+// TestOnce: what may have been made by a call without an answer is looked for,
+// and not taken for refused.
+func TestOnce(t *testing.T) {
+	s := &Session{tempo: Tempo{Scale: 1000}, transport: &transport{}}
+	u := httptest.NewRequest("POST", "/", nil)
+	refused := &godo.ErrorResponse{Response: &http.Response{StatusCode: 422, Request: u}, Message: "no"}
+	lost := &url.Error{Op: "Post", URL: "x", Err: errors.New("reset")}
+	nowhere := func(context.Context) (int, bool, error) { return 0, false, nil }
+	for name, test := range map[string]struct {
+		answers []error // of one call after another; nil: made
+		find    func(context.Context) (int, bool, error)
+		calls   int
+		made    bool
+		nothing bool
+	}{
+		"at once":            {answers: []error{nil}, calls: 1, made: true},
+		"refused":            {answers: []error{refused}, calls: 1, nothing: true},
+		"lost, and there":    {answers: []error{lost}, find: func(context.Context) (int, bool, error) { return 7, true, nil }, calls: 1, made: true},
+		"lost, made anew":    {answers: []error{lost, nil}, calls: 2, made: true},
+		"lost, then refused": {answers: []error{lost, refused}, calls: 2},
+		"lost for good":      {answers: []error{lost, lost, lost}, calls: 3},
+		"not to be found":    {answers: []error{lost}, find: func(context.Context) (int, bool, error) { return 0, false, lost }, calls: 1},
+		"too late":           {answers: []error{&TimeoutError{What: "x"}}, calls: 1},
+	} {
+		calls := 0
+		find := test.find
+		if find == nil {
+			find = nowhere
+		}
+		got, err := Once(t.Context(), s, func(context.Context) (int, error) {
+			calls++
+			return 7, test.answers[calls-1]
+		}, find)
+		if calls != test.calls || (err == nil) != test.made || test.made && got != 7 || Nothing(err) != test.nothing {
+			t.Errorf("%s: %d after %d calls, %v", name, got, calls, err)
+		}
 	}
 }
 

@@ -38,11 +38,23 @@ func Once[T any](ctx context.Context, s *Session, make func(context.Context) (T,
 		case found:
 			return it, nil
 		case ferr != nil:
-			return none, errors.Join(err, ferr)
+			return none, &uncertainError{errors.Join(err, ferr)}
 		case Refused(err) || try == 2:
-			return none, err
+			return none, &uncertainError{err}
 		}
 	}
+}
+
+// uncertainError is of a call after one that may have had its effect.
+type uncertainError struct{ error }
+
+func (e *uncertainError) Unwrap() error { return e.error }
+
+// Nothing says that err, of Once, is a refusal by which nothing has been made,
+// not even by a call before it.
+func Nothing(err error) bool {
+	_, uncertain := errors.AsType[*uncertainError](err)
+	return Refused(err) && !uncertain
 }
 
 // Search looks for what may just have been made, as long as it may be invisible.
@@ -62,7 +74,7 @@ func Search[T any](ctx context.Context, s *Session, find func(context.Context) (
 // be done.
 func (s *Session) Transfer(ctx context.Context, id int, region string, timeout time.Duration, option string, wait, look bool) error {
 	w := Wait{
-		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: option, Timeout: timeout, First: 2 * time.Second,
+		What: fmt.Sprintf("the transfer of image %d to %s", id, region), Option: option, Timeout: timeout, First: 3 * time.Second,
 	}
 	end := time.Now().Add(timeout)
 	find := func(ctx context.Context) (*godo.Action, bool, error) { return s.transferring(ctx, id, region) }
