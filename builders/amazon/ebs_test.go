@@ -226,7 +226,8 @@ func (c *cloud) leased(l builders.Lease) bool {
 				return true
 			}
 		case leaseInstance:
-			if (th.Kind == "instance" || th.Kind == "volume") && th.Tags[tagLease] == l.Name {
+			// A volume in use goes with its instance, or becomes available by its end.
+			if (th.Kind == "instance" || th.Kind == "volume" && th.State == "available") && th.Tags[tagLease] == l.Name {
 				return true
 			}
 		case leaseRole, leaseProfile:
