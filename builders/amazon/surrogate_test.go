@@ -458,11 +458,11 @@ func everyFaultOfSnapshot(t *testing.T, c *cloud, typ string, fresh func() build
 // which knows only the ledger, leaves nothing.
 func TestEveryFaultOfSurrogateSnapshot(t *testing.T) {
 	sandboxtest.Need(t)
-	c := newCloud(t, ec2.Options{})
 	body := strings.Replace(surrogateBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1) + "ami_name = \"surrogate-{{n}}\"\n" +
 		"ami_root_device {\nsource_device_name = \"/dev/xvdf\"\ndevice_name = %q\n}\n"
-	root := aws.ToString(c.base.RootDeviceName)
 	for name, more := range map[string]string{"of snapshots": "", "of the instance": "use_create_image = true\n"} {
+		c := newCloud(t, ec2.Options{})
+		root := aws.ToString(c.base.RootDeviceName)
 		points, failed := everyFaultOfSnapshot(t, c, surrogateName, func() builders.Builder { return NewSurrogate(c.env) }, fmt.Sprintf(body, root)+more)
 		t.Logf("%s: %d points, of which %d bakes failed", name, points, failed)
 		if points < 15 || failed < 5 {
