@@ -133,6 +133,17 @@ func (c *cloud) wantNone(t *testing.T, after string) {
 	}
 }
 
+// wantAllowed says which of the calls since the plan's reset a policy has not.
+func (c *cloud) wantAllowed(t *testing.T, p Policy) {
+	t.Helper()
+	allowed := actions(p)
+	for _, call := range c.Plan().Calls() {
+		if action := call.Service + ":" + call.Action; !slices.Contains(allowed, action) && action != "sts:GetCallerIdentity" { // which everybody may
+			t.Errorf("%s is not in the policy", action)
+		}
+	}
+}
+
 // tree fills a disk of the machine with a small system, as a provisioner does
 // that may not mount anything.
 func (j *job) tree(t *testing.T, device, said string) {
@@ -169,6 +180,7 @@ use_create_image = true
 				root = aws.ToString(c.base.RootDeviceName)
 			}
 			b := NewSurrogate(c.env)
+			c.Plan().Reset()
 			j := c.job(t, surrogateName, "bake"+strings.ReplaceAll(name, " ", ""), b, surrogateBody+tc.body+fmt.Sprintf(`
 run_tags = { Team = "a" }
 tags     = { Base = "{{ .SourceAMI }}" }
@@ -185,7 +197,6 @@ ami_block_device_mappings {
   virtual_name = "ephemeral0"
 }
 `, root))
-			before := len(c.Plan().Calls())
 			j.boot(t)
 			j.tree(t, "/dev/xvdf", "surrogate")
 			j.tree(t, "/dev/xvdg", "data")
@@ -199,7 +210,7 @@ ami_block_device_mappings {
 				t.Errorf("left behind: %q", left)
 			}
 			calls := map[string]int{}
-			for _, call := range c.Plan().Calls()[before:] {
+			for _, call := range c.Plan().Calls() {
 				calls[call.Action]++
 			}
 			for action, want := range tc.calls {
@@ -208,6 +219,7 @@ ami_block_device_mappings {
 				}
 			}
 			t.Logf("calls: %v", calls)
+			c.wantAllowed(t, b.o.Policy("us-east-1"))
 			if a.BuilderID != "mitchellh.amazon.ebssurrogate" || len(a.Places) != 1 || a.ID != "us-east-1:"+a.Places[0].ID {
 				t.Errorf("artifact %+v", a)
 			}
@@ -386,7 +398,106 @@ ami_block_device_mappings {
 	}
 }
 
-// faults are tried at each call that one bake's Snapshot makes.
+// An encrypted AMI takes no copy, and a spot instance no stop.
+func TestSurrogateVariants(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	none := strings.Replace(surrogateBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1) +
+		fmt.Sprintf("ami_root_device {\nsource_device_name = \"/dev/xvdf\"\ndevice_name = %q\n}\n", aws.ToString(c.base.RootDeviceName))
+	for name, body := range map[string]string{
+		"encrypted, of snapshots":    none + "encrypt_boot = true\n",
+		"encrypted, of the instance": none + "encrypt_boot = true\nuse_create_image = true\n",
+		"spot":                       strings.Replace(none, "instance_type = \"t3.micro\"", "spot_instance_types = [\"t3.micro\"]", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := NewSurrogate(c.env)
+			id := strings.NewReplacer(" ", "", ",", "").Replace(name)
+			c.Plan().Reset()
+			j := c.job(t, surrogateName, id, b, body+"ami_name = \""+id+"\"\nskip_ami_run_tags = true\n")
+			j.boot(t)
+			a, err := b.Snapshot(t.Context(), j.run)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j.end(t, b, false)
+			if left := c.temporary(); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			i := c.own("us-east-1")[id]
+			if ids := snapshotsOf(i); len(ids) != 2 {
+				t.Errorf("the AMI has the snapshots %q", ids)
+			}
+			for _, id := range snapshotsOf(i) {
+				if s, err := c.session.Snapshots("").Get(t.Context(), id); err != nil || aws.ToBool(s.Encrypted) != strings.HasPrefix(name, "encrypted") {
+					t.Errorf("%s: %+v, %v", id, s, err)
+				}
+			}
+			for _, call := range c.Plan().Calls() {
+				if call.Action == "CopyImage" || call.Action == "StopInstances" && name == "spot" {
+					t.Errorf("%s was called", call)
+				}
+			}
+			if err := a.Destroy(t.Context()); err != nil {
+				t.Error(err)
+			}
+			c.wantNone(t, "Destroy")
+		})
+	}
+}
+
+// With the ledger lost, tags alone tell what a bake has left, also half way
+// through the swap of its volumes, or with snapshots that became no AMI.
+func TestSurrogateOrphans(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	body := strings.Replace(surrogateBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1) +
+		fmt.Sprintf("ami_root_device {\nsource_device_name = \"/dev/xvdf\"\ndevice_name = %q\n}\nami_name = \"lost\"\n", aws.ToString(c.base.RootDeviceName))
+	for name, tc := range map[string]struct {
+		body    string
+		refused []string
+		kind    string // one of which is left
+	}{
+		"swapping":   {body + "use_create_image = true\n", []string{"AttachVolume"}, "volume"},
+		"registered": {body, []string{"RegisterImage", "DeleteSnapshot"}, "snapshot"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := NewSurrogate(c.env)
+			j := c.job(t, surrogateName, name, b, tc.body)
+			j.boot(t)
+			c.Plan().Decide(func(call fault.Call) fault.Fault {
+				if slices.Contains(tc.refused, call.Action) {
+					return fault.Refuse
+				}
+				return fault.None
+			})
+			_, err := b.Snapshot(t.Context(), j.run)
+			c.Plan().Decide(nil)
+			if err == nil {
+				t.Fatal("the bake succeeds")
+			}
+			if !slices.ContainsFunc(c.Left(), func(th ec2.Thing) bool { return th.Kind == tc.kind }) {
+				t.Fatalf("there is no %s to find", tc.kind)
+			}
+			if other, err := New(c.env).orphans(t.Context(), &b.o.Access, typeName, 0, true); err != nil || len(other) > 0 {
+				t.Errorf("amazon-ebs takes %+v for its own, %v", other, err)
+			}
+			finder := NewSurrogate(c.env)
+			decodeInto(t, finder, tc.body)
+			found, err := finder.Orphans(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range slices.Backward(found) {
+				if err := finder.Release(t.Context(), l); err != nil {
+					t.Errorf("release %s %s: %v", l.Kind, l.Name, err)
+				}
+			}
+			c.wantNone(t, "the sweep")
+		})
+	}
+}
+
+// everyFaultOfSnapshot tries faults at each call that one bake's Snapshot makes.
 func everyFaultOfSnapshot(t *testing.T, c *cloud, typ string, fresh func() builders.Builder, body string) (points, failed int) {
 	n := 0
 	try := func(t *testing.T, decide func(fault.Call) fault.Fault) []fault.Call {

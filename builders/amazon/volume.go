@@ -246,7 +246,7 @@ func (k *keeping) finish(ctx context.Context) (*builders.Artifact, error) {
 	if err := k.each(ctx, verdict, func(ctx context.Context, i int) error { return k.keep(ctx, k.plan.Volumes[i]) }); err != nil {
 		return nil, err
 	}
-	k.unexpire(ctx)
+	k.untie(ctx)
 	if err := k.each(ctx, verdict, func(ctx context.Context, i int) (err error) {
 		snapshots[i], err = k.snapshot(ctx, k.plan.Volumes[i])
 		return err
@@ -319,14 +319,18 @@ func (k *keeping) keep(ctx context.Context, v volumePlan) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("tag %s, so that it stays: %w", v.ID, t.lost(err))
+		err = fmt.Errorf("tag %s, so that it stays: %w", v.ID, t.lost(err))
+		if k.resumed == nil && ctx.Err() == nil {
+			return &notBegunError{err} // without the tag it goes with the instance
+		}
+		return err
 	}
 	k.run.Events.Say(fmt.Sprintf("%s (%s) stays.", v.ID, v.Device))
 	return nil
 }
 
-// unexpire takes from what stays the tag that says it is needed no more.
-func (k *keeping) unexpire(ctx context.Context) {
+// untie takes from what stays the tags of something temporary.
+func (k *keeping) untie(ctx context.Context) {
 	var ids []string
 	for _, v := range k.plan.Volumes {
 		if v.Keep {
@@ -336,9 +340,9 @@ func (k *keeping) unexpire(ctx context.Context) {
 	if len(ids) == 0 {
 		return
 	}
-	_, err := k.session.EC2(k.plan.Region).DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: ids, Tags: []types.Tag{{Key: aws.String(tagExpires)}}})
+	_, err := k.session.EC2(k.plan.Region).DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: ids, Tags: []types.Tag{{Key: aws.String(tagExpires)}, {Key: aws.String(tagLease)}}})
 	if err != nil && ctx.Err() == nil {
-		k.run.Events.Warn(fmt.Sprintf("The tag %s could not be taken off %s: %v", tagExpires, strings.Join(ids, ", "), awscloud.Explain(err)))
+		k.run.Events.Warn(fmt.Sprintf("The tags %s and %s could not be taken off %s, which stay nevertheless: %v", tagExpires, tagLease, strings.Join(ids, ", "), awscloud.Explain(err)))
 	}
 }
 

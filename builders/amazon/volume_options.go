@@ -142,7 +142,7 @@ func (o *VolumeSource) Policy(region string) Policy {
 	keep := scope{"KeepVolumes", nil, in, &p}
 	keep.need("tag the volumes that stay", "ec2:CreateTags")
 	own := scope{"OwnMachine", nil, ofIngot(in), &p}
-	own.need("take the expiry off them", "ec2:DeleteTags")
+	own.need("take the tags of something temporary off them", "ec2:DeleteTags")
 	scope{"Look", nil, in, &p}.need("find snapshots, also those that a bake left behind", "ec2:DescribeImages", "ec2:DescribeSnapshots")
 	for _, v := range o.EBSVolumes {
 		if !v.SnapshotVolume {

@@ -79,6 +79,7 @@ func TestVolumeBake(t *testing.T) {
 	sandboxtest.Need(t)
 	c := newCloud(t, ec2.Options{Durations: ec2.Realistic(), Speed: 50})
 	b := NewVolume(c.env)
+	c.Plan().Reset()
 	j := c.job(t, volumeName, "bakevolume", b, volumeBody)
 	j.boot(t)
 	for _, th := range c.Left() {
@@ -93,6 +94,7 @@ func TestVolumeBake(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.end(t, b, false)
+	c.wantAllowed(t, b.o.Policy("us-east-1"))
 	volumes, snapshots := c.stays(t)
 	if len(volumes) != 2 || len(snapshots) != 2 {
 		t.Fatalf("%d volumes and %d snapshots stay, want 2 and 2", len(volumes), len(snapshots))
@@ -107,7 +109,7 @@ func TestVolumeBake(t *testing.T) {
 	}
 	for id, v := range volumes {
 		tags := tagMap(v.Tags)
-		if v.State != types.VolumeStateAvailable || tags[tagExpires] != "" || tags[tagKeep] == "" || (tags["Of"] == *c.base.ImageId) == (tags["Plain"] == "yes") {
+		if v.State != types.VolumeStateAvailable || tags[tagExpires] != "" || tags[tagLease] != "" || tags[tagKeep] == "" || (tags["Of"] == *c.base.ImageId) == (tags["Plain"] == "yes") {
 			t.Errorf("%s is %s with tags %v", id, v.State, tags)
 		}
 	}
@@ -288,7 +290,6 @@ func TestVolumeUnfinished(t *testing.T) {
 	if !errors.Is(err, builders.ErrUnfinished) {
 		t.Fatalf("%v", err)
 	}
-	var open []builders.Lease
 	for _, l := range slices.Backward(j.leases.Open()) {
 		if l.Data[builders.Resumable] == "" {
 			if err := short.Release(t.Context(), l); err != nil {
@@ -297,11 +298,7 @@ func TestVolumeUnfinished(t *testing.T) {
 			_ = j.leases.Released(t.Context(), l) // the memory's own
 		}
 	}
-	open = j.leases.Open()
-	for i := range open {
-		// Whoever resumes may be more patient.
-		open[i].Data[builders.Resumable] = strings.ReplaceAll(open[i].Data[builders.Resumable], `\"MaxAttempts\":2`, `\"MaxAttempts\":0`)
-	}
+	open := j.leases.Open()
 	a, err := NewVolume(c.env).Resume(t.Context(), j.run, open)
 	for errors.Is(err, builders.ErrUnfinished) {
 		a, err = NewVolume(c.env).Resume(t.Context(), j.run, open)
