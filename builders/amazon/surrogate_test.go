@@ -445,6 +445,52 @@ func TestSurrogateVariants(t *testing.T) {
 	}
 }
 
+// A snapshot that the template names is not the AMI's to delete: neither when the
+// bake fails, nor when its artifact is destroyed.
+func TestNamedSnapshotsOutliveTheAMI(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	data := c.snapshot("another", false)
+	c.Baseline()
+	further := fmt.Sprintf("ami_block_device_mappings {\ndevice_name = \"/dev/xvdy\"\nsnapshot_id = %q\n}\n", data)
+	surrogate := surrogateBody + fmt.Sprintf("ami_root_device {\nsource_device_name = \"/dev/xvdf\"\ndevice_name = %q\n}\n", aws.ToString(c.base.RootDeviceName))
+	for name, tc := range map[string]struct {
+		fresh func() builders.Builder
+		body  string
+	}{
+		"ebs":             {func() builders.Builder { return New(c.env) }, helperBody},
+		"of snapshots":    {func() builders.Builder { return NewSurrogate(c.env) }, surrogate},
+		"of the instance": {func() builders.Builder { return NewSurrogate(c.env) }, surrogate + "use_create_image = true\n"},
+	} {
+		for _, destroyed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, destroyed %v", name, destroyed), func(t *testing.T) {
+				b := tc.fresh()
+				id := fmt.Sprintf("named%s%v", strings.ReplaceAll(name, " ", ""), destroyed)
+				j := c.job(t, "amazon", id, b, strings.Replace(tc.body, "ssh_username = \"admin\"", "communicator = \"none\"", 1)+further+"ami_name = \""+id+"\"\n")
+				j.boot(t)
+				a, err := b.Snapshot(t.Context(), j.run)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Contains(snapshotsOf(c.own("us-east-1")[id]), data) {
+					t.Error("the AMI has not the snapshot that is named")
+				}
+				if destroyed {
+					err = a.Destroy(t.Context())
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				j.end(t, tc.fresh(), true)
+				if s, err := c.session.Snapshots("").Get(t.Context(), data); err != nil || tagMap(s.Tags)[tagBuild] != "another" {
+					t.Errorf("the snapshot is %+v, %v", s, err)
+				}
+				c.wantNone(t, "the release")
+			})
+		}
+	}
+}
+
 // With the ledger lost, tags alone tell what a bake has left, also half way
 // through the swap of its volumes, or with snapshots that became no AMI.
 func TestSurrogateOrphans(t *testing.T) {
