@@ -162,15 +162,19 @@ func (s *Shared) connect(ctx context.Context, a Access) (*Session, error) {
 	if a.MaxRetries == 0 {
 		attempts = defaultRetries + 1
 	}
+	standard := func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff = attempts, 20*time.Second
+		// The attempts are the bound; a budget for all would make fifty bakes fail for one.
+		o.RateLimiter = ratelimit.None
+	}
 	// One retryer for each session and region: when one bake is throttled, all slow down.
 	retryer := func() aws.Retryer {
-		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-			o.StandardOptions = append(o.StandardOptions, func(so *retry.StandardOptions) {
-				so.MaxAttempts, so.MaxBackoff = attempts, 20*time.Second
-				// The attempts are the bound; a budget for all would make fifty bakes fail for one.
-				so.RateLimiter = ratelimit.None
-			})
-		})
+		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) { o.StandardOptions = append(o.StandardOptions, standard) })
+	}
+	if s.o.Speed > 1 { // how slowly adaptive calls come does not follow the speed of an emulated cloud
+		retryer = func() aws.Retryer {
+			return retry.NewStandard(standard, func(o *retry.StandardOptions) { o.MaxBackoff = time.Duration(float64(o.MaxBackoff) / s.o.Speed) })
+		}
 	}
 	client := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
 		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
