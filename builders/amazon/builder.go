@@ -4,9 +4,7 @@ package amazon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -61,16 +59,13 @@ type Options struct {
 
 // Builder bakes on an instance whose volumes become the AMI: amazon-ebs.
 type Builder struct {
-	env *Env
-	o   Options
-
-	session *awscloud.Session
-	run     *running
+	onInstance
+	o Options
 }
 
 // New makes a builder for one bake.
 func New(env *Env) *Builder {
-	return &Builder{env: env, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
+	return &Builder{onInstance: onInstance{env: env}, o: Options{RunOptions: runDefaults(), Options: communicator.Defaults()}}
 }
 
 var (
@@ -90,20 +85,12 @@ func (b *Builder) Options() any { return &b.o }
 // Check implements builders.Builder.
 func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Problem {
 	ps := problems(b.o.Access.Check())
-	region := b.o.Region
-	if !env.Validate {
-		var err error
-		if b.session, err = b.env.Shared.Connect(ctx, &b.o.Access); err != nil {
-			ps.add("", "The AWS account cannot be reached", "%v.", err)
-		} else {
-			region = b.session.Region
-		}
-	}
+	region := b.reach(ctx, &b.o.Access, env, &ps)
 	ps = append(ps, b.o.AMIOptions.Check(region)...)
 	ps = append(ps, b.o.EBSOptions.Check(region, &b.o.AMIOptions)...)
 	ps = append(ps, b.o.RunOptions.check(&b.o.Options, env.Dir)...)
 	ps = append(ps, b.o.Options.Check(env.Dir, communicator.Rules{User: true})...)
-	if b.session == nil || slices.ContainsFunc(ps, func(p config.Problem) bool { return !p.Warning }) {
+	if b.session == nil || wrong(ps) {
 		return ps // the account is asked about options that are right
 	}
 	flight := &preflight{
@@ -122,86 +109,34 @@ func (b *Builder) launchMappings(source types.Image) []types.BlockDeviceMapping 
 
 // Boot implements builders.Builder.
 func (b *Builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine, error) {
-	s, err := b.env.Shared.Connect(ctx, &b.o.Access)
-	if err != nil {
+	if err := b.begin(ctx, run, typeName, &b.o.Access, &b.o.RunOptions, &b.o.Options); err != nil {
 		return nil, err
 	}
-	b.session = s
-	for _, n := range s.Notes {
-		run.Events.Say(n)
-	}
-	b.run = &running{
-		env: b.env, session: s, access: &b.o.Access, o: &b.o.RunOptions, comm: &b.o.Options, run: run,
-		source: typeName + "." + run.Source, looks: b.looks(), launch: b.launchMappings,
-	}
+	b.run.launch = b.launchMappings
 	for _, d := range b.o.LaunchMappings {
 		if d.DeleteOnTermination != nil && !*d.DeleteOnTermination {
 			b.run.keep = append(b.run.keep, d.DeviceName)
 		}
 	}
 	if !b.o.SkipCreateAMI {
-		b.run.allowed = func(ctx context.Context, id string) error { return mayMakeImage(ctx, s, run, id) }
+		b.run.allowed = func(ctx context.Context, id string) error { return mayMakeImage(ctx, b.session, run, id) }
 	}
 	return b.run.boot(ctx)
 }
 
 // BootProof implements builders.Proofer.
 func (b *Builder) BootProof(ctx context.Context, _ *builders.Run, a *builders.Artifact) (machine.Machine, error) {
-	for _, p := range a.Places {
-		if p.Region == b.session.Region {
-			return b.run.proof(ctx, p.ID)
-		}
-	}
-	return nil, fmt.Errorf("the AMI is not in %s, where the bake's network is, so that it cannot be booted there: leave out skip_save_build_region, or the specs after the snapshot", b.session.Region)
+	return b.proof(ctx, a)
 }
 
 // Release implements builders.Builder.
 func (b *Builder) Release(ctx context.Context, l builders.Lease) error {
-	r, err := b.releaser(ctx, l)
-	if err != nil {
-		return err
-	}
-	images := remover{r.session, b.env.Settle}
-	switch l.Kind {
-	case leaseImage:
-		return images.releaseImage(ctx, l)
-	case leaseParameter:
-		return images.releaseParameter(ctx, l)
-	}
-	if release, ok := r.kinds()[l.Kind]; ok {
-		return release(ctx, l)
-	}
-	return fmt.Errorf("this Ingot does not know how to give back a %s of %s", l.Kind, l.Builder)
-}
-
-// releaser gives back what leases name, in the account that they tell.
-func (b *Builder) releaser(ctx context.Context, l builders.Lease) (*releaser, error) {
-	r := &releaser{env: b.env, session: b.session, region: l.Data[dataRegion], run: b.run}
-	if r.session == nil {
-		a, err := awscloud.ReadPublic(l.Data[dataAccess])
-		if err != nil {
-			return nil, err
-		}
-		if b.o.Region != "" || b.o.AccessKey != "" { // decoded, for Orphans
-			a = &b.o.Access
-		}
-		if r.session, err = b.env.Shared.Connect(ctx, a); err != nil {
-			return nil, err
-		}
-	}
-	if r.region == "" {
-		r.region = r.session.Region
-	}
-	return r, nil
+	return b.release(ctx, &b.o.Access, l)
 }
 
 // Orphans implements builders.Builder. The leases' Data names the source.
 func (b *Builder) Orphans(ctx context.Context, olderThan time.Duration) ([]builders.Lease, error) {
-	s, err := b.env.Shared.Connect(ctx, &b.o.Access)
-	if err != nil {
-		return nil, err
-	}
-	return orphans(ctx, s, &b.o.Access, typeName, olderThan)
+	return b.orphans(ctx, &b.o.Access, typeName, olderThan, false)
 }
 
 // Snapshot implements builders.Builder.

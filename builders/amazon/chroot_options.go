@@ -26,10 +26,11 @@ import (
 // RegisterOptions are what is said of an AMI that is registered of snapshots.
 type RegisterOptions struct {
 	// AMIArchitecture is the processor that the AMI is for: "x86_64", "arm64",
-	// "i386", "x86_64_mac" or "arm64_mac". Default: the source AMI's, or else "x86_64".
+	// "i386", "x86_64_mac" or "arm64_mac". Default: "x86_64"; in amazon-chroot the
+	// source AMI's, where there is one.
 	AMIArchitecture string `cfg:"ami_architecture"`
-	// BootMode is "legacy-bios", "uefi" or "uefi-preferred". Default: the source
-	// AMI's, or else the instance type's.
+	// BootMode is "legacy-bios", "uefi" or "uefi-preferred". Default: the
+	// instance type's; in amazon-chroot the source AMI's, where there is one.
 	BootMode string `cfg:"boot_mode"`
 	// UEFIData is the non-volatile UEFI variable store, in base64. It needs a
 	// BootMode with UEFI.
@@ -402,13 +403,7 @@ func rootMapping(i types.Image) *types.EbsBlockDevice {
 
 // Policy is the least that the credentials need for this source in the build's region.
 func (o *ChrootSource) Policy(region string) Policy {
-	var p Policy
-	if o.DecodeAuthorizationMessages {
-		scope{sid: "Account", policy: &p}.need("say why a call was denied (decode_authorization_messages)", "sts:DecodeAuthorizationMessage")
-	}
-	if r := o.AssumeRole; r != nil && r.RoleARN != "" {
-		scope{sid: "Role", resources: []string{r.RoleARN}, policy: &p}.need("take the role on, with the credentials before it (assume_role)", "sts:AssumeRole")
-	}
+	p := accessPolicy(&o.Access)
 	in := inRegions(region)
 	look := scope{"Look", nil, in, &p}
 	if !o.FromScratch {

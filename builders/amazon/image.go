@@ -275,9 +275,11 @@ func (t *tail) claim(ctx context.Context, region, name string) (l builders.Lease
 	if err != nil {
 		return l, false, err
 	}
-	l, err = t.run.Leases.Intend(ctx, leaseImage, full, map[string]string{
-		builders.UntilRecorded: "yes", builders.Resumable: plan, dataRegion: region, dataAccess: t.plan.Access,
-	})
+	data := map[string]string{builders.UntilRecorded: "yes", builders.Resumable: plan, dataRegion: region, dataAccess: t.plan.Access}
+	if foreign := t.plan.foreign(); len(foreign) > 0 && name == t.plan.FirstName && region == t.plan.Region {
+		data[dataForeign] = strings.Join(foreign, " ")
+	}
+	l, err = t.run.Leases.Intend(ctx, leaseImage, full, data)
 	return l, false, err
 }
 
@@ -341,7 +343,7 @@ const tries = 3
 // made: CreateImage and RegisterImage take no client token.
 func (t *tail) begin(ctx context.Context, l *builders.Lease, old bool) error {
 	p := t.plan
-	if err := t.capture(ctx, *l); err != nil {
+	if err := t.capture(ctx); err != nil {
 		if ctx.Err() != nil || isUnfinished(err) {
 			return err
 		}
@@ -740,7 +742,8 @@ func (t *tail) tagSteps(r *regionImage, snapshots []string, add func(string, fun
 	if p.Image != "" {
 		add("tag it", tag([]string{r.id()}, p.ImageTags))
 	}
-	if len(snapshots) > 0 {
+	// Those of Volumes were tagged when they were made, and others are not ours.
+	if len(snapshots) > 0 && len(p.Volumes) == 0 {
 		add("tag its snapshots", tag(snapshots, p.SnapshotTags))
 	}
 }
@@ -856,7 +859,9 @@ func (t *tail) dropIntermediate(ctx context.Context, first *regionImage) error {
 	}
 	t.run.Events.Warn(fmt.Sprintf("The intermediate image %s in %s could not be removed yet: %v", first.id(), first.region, err))
 	keep := context.WithoutCancel(ctx)
-	l, err := t.run.Leases.Intend(keep, leaseImage, first.lease.Name, map[string]string{dataRegion: first.region, dataAccess: t.plan.Access})
+	l, err := t.run.Leases.Intend(keep, leaseImage, first.lease.Name, map[string]string{
+		dataRegion: first.region, dataAccess: t.plan.Access, dataForeign: first.lease.Data[dataForeign],
+	})
 	if err == nil {
 		err = t.run.Leases.Created(keep, l, first.id())
 	}

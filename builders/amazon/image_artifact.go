@@ -31,17 +31,19 @@ func (t *tail) artifact(images []*regionImage) *builders.Artifact {
 	a.Text = "AMIs were created: " + strings.Join(text, ", ")
 	maps.Copy(a.Values, t.plan.Values)
 	r := t.remover
-	a.Destroy = func(ctx context.Context) error { return r.destroy(ctx, made) }
+	foreign := t.plan.foreign()
+	a.Destroy = func(ctx context.Context) error { return r.destroy(ctx, made, foreign) }
 	return a
 }
 
 // destroy deregisters AMIs and deletes their snapshots, side by side. One that is
 // protected is not unprotected for that.
-func (r remover) destroy(ctx context.Context, images map[string]types.Image) error {
+// Snapshots that were there before it stay.
+func (r remover) destroy(ctx context.Context, images map[string]types.Image, foreign []string) error {
 	var errs []error
 	for _, region := range slices.Sorted(maps.Keys(images)) {
 		i := images[region]
-		if err := r.removeImage(ctx, region, i, removal{snapshots: true}); err != nil {
+		if err := r.removeImage(ctx, region, i, removal{snapshots: true, keep: foreign}); err != nil {
 			errs = append(errs, fmt.Errorf("remove the AMI %s in %s: %w", *i.ImageId, region, awscloud.Explain(err)))
 		}
 	}
@@ -50,6 +52,11 @@ func (r remover) destroy(ctx context.Context, images map[string]types.Image) err
 
 // consoleURL is where people look at an AMI.
 func consoleURL(region, id string) string {
+	return consolePage(region, "ImageDetails:imageId="+url.QueryEscape(id))
+}
+
+// consolePage is a page of EC2's console.
+func consolePage(region, page string) string {
 	host := region + ".console.aws.amazon.com"
 	switch {
 	case strings.HasPrefix(region, "cn-"):
@@ -57,5 +64,5 @@ func consoleURL(region, id string) string {
 	case strings.HasPrefix(region, "us-gov-"):
 		host = "console.amazonaws-us-gov.com"
 	}
-	return "https://" + host + "/ec2/home?region=" + url.QueryEscape(region) + "#ImageDetails:imageId=" + url.QueryEscape(id)
+	return "https://" + host + "/ec2/home?region=" + url.QueryEscape(region) + "#" + page
 }

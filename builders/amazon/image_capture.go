@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,18 +21,28 @@ import (
 // capture takes the snapshots that the image is registered of, and waits for
 // them. It is the lease of the image that stands for them: by the mark of the
 // bake they are found again, after a crash, and removed with it.
-func (t *tail) capture(ctx context.Context, l builders.Lease) error {
+func (t *tail) capture(ctx context.Context) error {
 	p := t.plan
 	if len(p.Volumes) == 0 || t.snapshots != nil {
 		return nil
 	}
 	ids := map[string]string{}
-	for _, device := range slices.Sorted(maps.Keys(p.Volumes)) {
-		id, err := t.captureOne(ctx, l, device)
-		if err != nil {
-			return fmt.Errorf("take a snapshot of %s (%s): %w", p.Volumes[device], device, called(err))
-		}
-		ids[device] = id
+	var mu sync.Mutex
+	var begun errgroup.Group
+	for device, volume := range p.Volumes {
+		begun.Go(func() error {
+			id, err := t.captureOne(ctx, device)
+			if err != nil {
+				return fmt.Errorf("take a snapshot of %s (%s): %w", volume, device, called(err))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			ids[device] = id
+			return nil
+		})
+	}
+	if err := begun.Wait(); err != nil {
+		return err
 	}
 	if t.captured != nil {
 		t.captured(ctx)
@@ -55,7 +65,7 @@ func (t *tail) capture(ctx context.Context, l builders.Lease) error {
 }
 
 // captureOne begins the snapshot of a device, or finds the one that has been begun.
-func (t *tail) captureOne(ctx context.Context, l builders.Lease, device string) (string, error) {
+func (t *tail) captureOne(ctx context.Context, device string) (string, error) {
 	p := t.plan
 	name := p.FirstName + ":" + device
 	old := t.resumed != nil
@@ -143,7 +153,7 @@ func orphanSnapshots(ctx context.Context, s *awscloud.Session, a *awscloud.Acces
 		}
 		for _, v := range page.Snapshots {
 			tags := tagMap(v.Tags)
-			if used[aws.ToString(v.SnapshotId)] || !strings.HasPrefix(tags[tagSource], builder+".") || time.Since(aws.ToTime(v.StartTime)) < olderThan {
+			if _, kept := tags[tagKeep]; kept || used[aws.ToString(v.SnapshotId)] || !strings.HasPrefix(tags[tagSource], builder+".") || time.Since(aws.ToTime(v.StartTime)) < olderThan {
 				continue
 			}
 			all = append(all, builders.Lease{BakeID: tags[tagBuild], Builder: builder, Kind: leaseSnapshot, Name: tags[tagLease], ExternalID: aws.ToString(v.SnapshotId),

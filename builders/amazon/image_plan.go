@@ -124,6 +124,21 @@ type fastLaunchPlan struct {
 	Count        int32  `json:"count,omitempty"`
 }
 
+// foreign are snapshots of the first image that the template names. Without
+// Volumes, those of Register were made for the bake.
+func (p *imagePlan) foreign() []string {
+	var ms []types.BlockDeviceMapping
+	switch {
+	case p.Create != nil:
+		ms = p.Create.BlockDeviceMappings
+	case p.Register != nil && len(p.Volumes) > 0:
+		ms = p.Register.BlockDeviceMappings
+	}
+	return snapshotsOf(types.Image{BlockDeviceMappings: slices.DeleteFunc(slices.Clone(ms), func(m types.BlockDeviceMapping) bool {
+		return p.Volumes[aws.ToString(m.DeviceName)] != ""
+	})})
+}
+
 // intermediate says whether the first image is only there to be copied.
 func (p *imagePlan) intermediate() bool { return p.FirstName != p.Name }
 

@@ -36,7 +36,7 @@ func (r remover) releaseImage(ctx context.Context, l builders.Lease) error {
 	if err != nil {
 		return fmt.Errorf("look for the image %s: %w", l.Name, awscloud.Explain(err))
 	}
-	ours := removal{snapshots: true, unprotect: true, build: l.BakeID}
+	ours := removal{snapshots: true, unprotect: true, build: l.BakeID, keep: strings.Fields(l.Data[dataForeign])}
 	for _, i := range found {
 		if err := r.removeImage(ctx, region, i, ours); err != nil {
 			return fmt.Errorf("remove the image %s in %s: %w", aws.ToString(i.ImageId), region, awscloud.Explain(err))
@@ -88,13 +88,15 @@ type removal struct {
 	// build is the bake whose snapshots in the region go too, although the image
 	// does not name them: a copy under way does not.
 	build string
+	// keep are snapshots that the image has, and that are not its own.
+	keep []string
 }
 
 // removeImage deregisters an image. That it is gone already is success.
 func (r remover) removeImage(ctx context.Context, region string, i types.Image, how removal) error {
 	c := r.s.EC2(region)
 	in := &ec2.DeregisterImageInput{ImageId: i.ImageId}
-	if how.snapshots {
+	if how.snapshots && len(how.keep) == 0 {
 		in.DeleteAssociatedSnapshots = aws.Bool(true)
 	}
 	// With a cool-down, EC2 gives the end of the protection here, not "disabled".
@@ -118,7 +120,7 @@ func (r remover) removeImage(ctx context.Context, region string, i types.Image, 
 		return nil
 	}
 	left := slices.DeleteFunc(snapshotsOf(i), func(id string) bool {
-		return slices.ContainsFunc(out.DeleteSnapshotResults, func(d types.DeleteSnapshotReturnCode) bool {
+		return slices.Contains(how.keep, id) || slices.ContainsFunc(out.DeleteSnapshotResults, func(d types.DeleteSnapshotReturnCode) bool {
 			return aws.ToString(d.SnapshotId) == id && d.ReturnCode == types.SnapshotReturnCodesSuccess
 		})
 	})
@@ -200,6 +202,10 @@ func (r remover) releaseSnapshot(ctx context.Context, l builders.Lease) error {
 	}
 	return r.removeSnapshots(ctx, l.Data[dataRegion], "", nil, l.BakeID)
 }
+
+// dataForeign, in the data of an image's lease, are snapshots of it that were
+// there before: the template names them. They outlive the image.
+const dataForeign = "foreign"
 
 // The keys of the data of a parameter's lease.
 const (

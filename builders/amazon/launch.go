@@ -69,7 +69,7 @@ func (r *running) start(ctx context.Context, role string, image types.Image, dis
 		r.run.Events.Warn("The instance does not end itself if it is left behind: nothing can be added to the user data. `ingot sweep` ends it.")
 	}
 	data := r.data()
-	if left := stays(image, disks); left {
+	if stays(image, disks) || r.loose {
 		data[dataVolumes] = "left"
 		data[dataKeep] = strings.Join(r.keep, ",")
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/machine/communicator"
 )
 
@@ -144,16 +145,21 @@ func partition(region string) string {
 
 // Policy is the least that the credentials need for this source in the build's region.
 func (o *Options) Policy(region string) Policy {
-	var p Policy
-	if o.DecodeAuthorizationMessages {
-		scope{sid: "Account", policy: &p}.need("say why a call was denied (decode_authorization_messages)", "sts:DecodeAuthorizationMessage")
-	}
-	if r := o.AssumeRole; r != nil && r.RoleARN != "" {
-		scope{sid: "Role", resources: []string{r.RoleARN}, policy: &p}.need("take the role on, with the credentials before it (assume_role)", "sts:AssumeRole")
-	}
-	p = p.merge(o.RunOptions.policy(region, &o.Options))
+	p := accessPolicy(&o.Access).merge(o.RunOptions.policy(region, &o.Options))
 	if !o.SkipCreateAMI {
 		p = p.merge(o.AMIOptions.policy(region, true), o.EBSOptions.policy(region, &o.AMIOptions))
+	}
+	return p
+}
+
+// accessPolicy is what it takes to be in the account.
+func accessPolicy(a *awscloud.Access) Policy {
+	var p Policy
+	if a.DecodeAuthorizationMessages {
+		scope{sid: "Account", policy: &p}.need("say why a call was denied (decode_authorization_messages)", "sts:DecodeAuthorizationMessage")
+	}
+	if r := a.AssumeRole; r != nil && r.RoleARN != "" {
+		scope{sid: "Role", resources: []string{r.RoleARN}, policy: &p}.need("take the role on, with the credentials before it (assume_role)", "sts:AssumeRole")
 	}
 	return p
 }

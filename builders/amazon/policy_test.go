@@ -44,7 +44,9 @@ func everyPolicy(t *testing.T) Policy {
 	spot.UserData = "#!/bin/sh"
 	windows := ebsOptions(t, everyOption)
 	windows.Communicator, windows.IAMInstanceProfile = communicator.WinRMKind, "profile"
-	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), (&ChrootSource{AMIOptions: windows.AMIOptions}).Policy("eu-west-1"))
+	return MergePolicies(spot.Policy("eu-west-1"), windows.Policy("eu-west-1"), (&ChrootSource{AMIOptions: windows.AMIOptions}).Policy("eu-west-1"),
+		(&SurrogateSource{SurrogateOptions: SurrogateOptions{UseCreateImage: true}, Options: communicator.Defaults()}).Policy("eu-west-1"),
+		(&VolumeSource{VolumeOptions: VolumeOptions{EBSVolumes: []KeptVolume{{SnapshotVolume: true}}}, Options: communicator.Defaults()}).Policy("eu-west-1"))
 }
 
 func TestPolicyIsTheLeast(t *testing.T) {

@@ -1,6 +1,7 @@
 package amazon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -34,6 +35,8 @@ type preflight struct {
 	// boot no instance.
 	ebs *EBSOptions
 	run *RunOptions
+	// devicesOption is what ebs.LaunchMappings are called. Default: launch_block_device_mappings.
+	devicesOption string
 	// mappings are those to launch with, of the source AMI.
 	mappings func(types.Image) []types.BlockDeviceMapping
 	// options is all of them, for those that are rendered late.
@@ -49,9 +52,9 @@ type lateString struct{ option, text string }
 
 // check makes all checks side by side. What they find stands in a fixed order.
 func (p *preflight) check(ctx context.Context) []config.Problem {
-	checks := []func(context.Context, *problems){p.regions, p.source, p.instanceTypes, p.network, p.profile, p.launch}
+	checks := []func(context.Context, *problems){p.regions, p.source, p.instanceTypes, p.network, p.profile, p.launch, p.keys}
 	if p.ebs == nil || !p.ebs.SkipCreateAMI {
-		checks = append(checks, p.names, p.keys, p.parameters, p.copying)
+		checks = append(checks, p.names, p.parameters, p.copying)
 	}
 	// EachLate writes what it reads: not beside the checks.
 	config.EachLate(p.options, func(_ config.Field, option, s string) { p.lates = append(p.lates, lateString{option, s}) })
@@ -182,7 +185,7 @@ func (p *preflight) devices(image types.Image, ps *problems) {
 	root := aws.ToString(image.RootDeviceName)
 	for i := range p.ebs.LaunchMappings {
 		d := &p.ebs.LaunchMappings[i]
-		at := fmt.Sprintf("launch_block_device_mappings.%d.", i)
+		at := fmt.Sprintf("%s.%d.", cmp.Or(p.devicesOption, "launch_block_device_mappings"), i)
 		same := func(m types.BlockDeviceMapping) bool { return aws.ToString(m.DeviceName) == d.DeviceName }
 		if j := slices.IndexFunc(image.BlockDeviceMappings, same); j >= 0 {
 			if ebs := image.BlockDeviceMappings[j].Ebs; ebs != nil && d.VolumeSize > 0 && d.SnapshotID == "" && d.VolumeSize < int(aws.ToInt32(ebs.VolumeSize)) {
@@ -503,7 +506,7 @@ func (p *preflight) keys(ctx context.Context, ps *problems) {
 	if p.ebs != nil {
 		for i, d := range p.ebs.LaunchMappings {
 			if d.KMSKeyID != "" {
-				uses = append(uses, use{build, d.KMSKeyID, fmt.Sprintf("launch_block_device_mappings.%d.kms_key_id", i)})
+				uses = append(uses, use{build, d.KMSKeyID, fmt.Sprintf("%s.%d.kms_key_id", cmp.Or(p.devicesOption, "launch_block_device_mappings"), i)})
 			}
 		}
 	}

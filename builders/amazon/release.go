@@ -30,6 +30,7 @@ func (r *releaser) kinds() map[string]func(context.Context, builders.Lease) erro
 	return map[string]func(context.Context, builders.Lease) error{
 		leaseInstance: r.instance, leaseFleet: r.fleet, leaseTemplate: r.template, leaseProfile: r.instanceProfile,
 		leaseRole: r.role, leaseGroup: r.group, leaseKey: r.key, leaseVolume: r.volume,
+		leaseSnapshot: r.snapshot, leaseKept: r.kept,
 	}
 }
 
@@ -333,4 +334,26 @@ func (r *releaser) key(ctx context.Context, l builders.Lease) error {
 		}))
 	}
 	return err
+}
+
+func findSnapshots(c *ec2.Client) finder {
+	return func(ctx context.Context, l builders.Lease) ([]string, error) {
+		out, err := c.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: leaseFilter(l)})
+		if err != nil {
+			return nil, err
+		}
+		var ids []string
+		for _, s := range out.Snapshots {
+			ids = append(ids, aws.ToString(s.SnapshotId))
+		}
+		return ids, nil
+	}
+}
+
+func (r *releaser) snapshot(ctx context.Context, l builders.Lease) error {
+	ids, err := r.ids(ctx, l, findSnapshots(r.session.EC2(r.region)))
+	if err != nil {
+		return fmt.Errorf("look for the snapshot %s: %w", l.Name, err)
+	}
+	return remover{r.session, r.env.Settle}.removeSnapshots(ctx, r.region, "", ids, "")
 }

@@ -51,7 +51,7 @@ const (
 	tagLease   = "ingot:lease"   // the name of its lease
 	tagCreated = "ingot:created" // when, RFC 3339
 	tagExpires = "ingot:expires" // when nobody needs it any more
-	tagKeep    = "ingot:keep"    // a volume that the template wants to stay
+	tagKeep    = "ingot:keep"    // a volume, or a snapshot, that the template wants to stay
 )
 
 // running is the machine of one bake, and what exists for it.
@@ -67,6 +67,8 @@ type running struct {
 	// launch are the block devices to launch with; keep those whose volumes stay.
 	launch func(types.Image) []types.BlockDeviceMapping
 	keep   []string
+	// loose says that volumes are taken off the instance before it ends.
+	loose bool
 	// allowed asks whether what comes after the machine may be done with it,
 	// while it boots; nil: nothing is asked.
 	allowed func(ctx context.Context, id string) error
