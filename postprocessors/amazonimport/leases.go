@@ -2,57 +2,288 @@ package amazonimport
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
-	"sync"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
 	"github.com/ingotbuild/ingot/builders"
+	"github.com/ingotbuild/ingot/builders/amazon"
+	"github.com/ingotbuild/ingot/internal/awscloud"
 )
 
-// leases is a ledger that lasts as long as the process: post-processors have no other.
+// The kinds of leases.
+const (
+	leaseFile   = "file"        // a converted disk on this machine, named by its path
+	leaseObject = "s3-object"   // named BUCKET/KEY
+	leaseUpload = "s3-upload"   // named BUCKET/KEY
+	leaseTask   = "import-task" // with the AMI that it makes; named by its client token
+	leaseImage  = "image"       // amazon.MakeImage's
+)
+
+// The keys of leases' data.
+const (
+	dataImport  = "import" // the import's id
+	dataAccess  = "access" // as awscloud.Access.Public writes it
+	dataRegion  = "region"
+	dataAccount = "account" // empty: not known
+	dataBucket  = "bucket"
+	dataKey     = "key"
+)
+
+// leases is the ledger of one import. What the import makes bears its own id,
+// since a bake may have several: so its leases are shown with that as the bake's.
 type leases struct {
-	bake string
-	mu   sync.Mutex
-	all  []builders.Lease
+	builders.Leases
+	id   string
+	data map[string]string // in every lease
 }
 
-var _ builders.Leases = (*leases)(nil)
-
-func newLeases(bake string) *leases { return &leases{bake: bake} }
-
-func (s *leases) Intend(_ context.Context, kind, name string, data map[string]string) (builders.Lease, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := builders.Lease{ID: fmt.Sprint(len(s.all) + 1), BakeID: s.bake, Builder: "amazon-import", Kind: kind, Name: name, Data: data, Created: time.Now()}
-	s.all = append(s.all, l)
-	return l, nil
-}
-
-func (s *leases) Created(_ context.Context, l builders.Lease, externalID string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.all {
-		if s.all[i].ID == l.ID {
-			s.all[i].ExternalID = externalID
-		}
-	}
-	return nil
-}
-
-func (s *leases) Released(_ context.Context, l builders.Lease) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.all {
-		if s.all[i].ID == l.ID {
-			s.all[i].Kind = "" // the ids of the others stay theirs
-		}
-	}
-	return nil
+func (s *leases) Intend(ctx context.Context, kind, name string, data map[string]string) (builders.Lease, error) {
+	all := maps.Clone(s.data)
+	maps.Copy(all, data)
+	l, err := s.Leases.Intend(ctx, kind, name, all)
+	l.BakeID = s.id
+	return l, err
 }
 
 func (s *leases) Open() []builders.Lease {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(s.all), func(l builders.Lease) bool { return l.Kind == "" })
+	open := s.Leases.Open()
+	for i := range open {
+		open[i].BakeID = s.id
+	}
+	return open
 }
+
+// created notes an id, also when the bake has been cancelled meanwhile.
+func (s *leases) created(ctx context.Context, l builders.Lease, id string) error {
+	return s.Created(context.WithoutCancel(ctx), l, id)
+}
+
+// strike strikes a lease of what is gone, or has certainly not come to be.
+func (s *leases) strike(ctx context.Context, l builders.Lease) error {
+	return s.Released(context.WithoutCancel(ctx), l)
+}
+
+// Release implements postprocessors.Releaser.
+func (p *PostProcessor) Release(ctx context.Context, l builders.Lease) error {
+	if l.Kind == leaseFile {
+		if err := os.Remove(l.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	s, err := p.sessionOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	g := giver{PostProcessor: p, session: s}
+	switch l.Kind {
+	case leaseObject:
+		return g.object(ctx, l)
+	case leaseUpload:
+		return g.upload(ctx, l)
+	case leaseTask:
+		return g.task(ctx, l)
+	case leaseImage:
+		l.BakeID = l.Data[dataImport]
+		return amazon.ReleaseImage(ctx, p.env, s, l)
+	}
+	return fmt.Errorf("this Ingot does not know how to give back a %s of %s", l.Kind, l.Builder)
+}
+
+// sessionOf reaches the account that a lease tells.
+func (p *PostProcessor) sessionOf(ctx context.Context, l builders.Lease) (*awscloud.Session, error) {
+	if p.session != nil {
+		return p.session, nil
+	}
+	a, err := awscloud.ReadPublic(l.Data[dataAccess])
+	if err != nil {
+		return nil, err
+	}
+	a.Region = l.Data[dataRegion]
+	s, err := p.env.Shared.Connect(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	// In another account it would seem to be gone.
+	if of := l.Data[dataAccount]; of != "" && s.Account != "" && s.Account != of {
+		return nil, fmt.Errorf("the credentials are of account %s, and the import was in %s: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to those of that account", s.Account, of)
+	}
+	return s, nil
+}
+
+// giver gives leases back.
+type giver struct {
+	*PostProcessor
+	session *awscloud.Session
+}
+
+// object removes the disk from the bucket, if it is the import's own.
+func (g *giver) object(ctx context.Context, l builders.Lease) error {
+	bucket, key := l.Data[dataBucket], l.Data[dataKey]
+	client := g.session.S3("")
+	fail := func(err error) error {
+		return fmt.Errorf("remove s3://%s/%s, the uploaded disk: %w", bucket, key, awscloud.Explain(err))
+	}
+	mine := l.ExternalID != "" || strings.Contains(key, lettersOf(l.Data[dataImport]))
+	switch out, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key}); {
+	case err == nil && out.Metadata[mark] != l.Data[dataImport], status(err) == http.StatusNotFound:
+		return nil // somebody else's, or nobody's
+	case status(err) == http.StatusForbidden && !mine:
+		return fmt.Errorf("whether s3://%s/%s is of this import cannot be told without s3:GetObject and s3:ListBucket: remove it by hand if it is: %w", bucket, key, awscloud.Explain(err))
+	case err != nil && status(err) != http.StatusForbidden:
+		return fail(err)
+	}
+	if _, err := client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key}); err != nil && !awscloud.IsNotFound(err) {
+		return fail(err)
+	}
+	return nil
+}
+
+// status is the HTTP status that an error came with: HEAD has no code. 0: none.
+func status(err error) int {
+	var resp *smithyhttp.ResponseError
+	if errors.As(err, &resp) {
+		return resp.HTTPStatusCode()
+	}
+	return 0
+}
+
+// upload ends an upload that is not complete. Of one whose id never came it ends
+// what was begun to the key then.
+func (g *giver) upload(ctx context.Context, l builders.Lease) error {
+	if l.ExternalID == "" {
+		return g.abortOthers(ctx, l, "")
+	}
+	return g.abort(ctx, l, l.ExternalID)
+}
+
+func (g *giver) abort(ctx context.Context, l builders.Lease, id string) error {
+	bucket, key := l.Data[dataBucket], l.Data[dataKey]
+	_, err := g.session.S3("").AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &bucket, Key: &key, UploadId: &id})
+	if err != nil && status(err) != http.StatusNotFound {
+		return fmt.Errorf("end the upload %s to s3://%s/%s: %w", id, bucket, key, awscloud.Explain(err))
+	}
+	return nil
+}
+
+// The calls that begin an upload take no longer than this, with all tries; and
+// S3's clock is another by no more than that.
+const (
+	beginTime = 30 * time.Minute
+	clockSkew = 5 * time.Minute
+)
+
+// abortOthers ends the uploads to the key that began when the lease's did, but for one.
+func (g *giver) abortOthers(ctx context.Context, l builders.Lease, but string) error {
+	bucket, key := l.Data[dataBucket], l.Data[dataKey]
+	from, to := l.Created.Add(-clockSkew), l.Created.Add(beginTime+clockSkew)
+	pages := s3.NewListMultipartUploadsPaginator(g.session.S3(""), &s3.ListMultipartUploadsInput{Bucket: &bucket, Prefix: &key})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			if status(err) == http.StatusNotFound {
+				return nil // without the bucket
+			}
+			return fmt.Errorf("look for an upload to s3://%s/%s that may have begun without an answer: %w", bucket, key, awscloud.Explain(err))
+		}
+		for _, u := range page.Uploads {
+			at := aws.ToTime(u.Initiated)
+			if aws.ToString(u.Key) != key || aws.ToString(u.UploadId) == but || at.Before(from) || at.After(to) {
+				continue
+			}
+			if err := g.abort(ctx, l, aws.ToString(u.UploadId)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// task cancels an import, and removes the AMI if it was too late.
+func (g *giver) task(ctx context.Context, l builders.Lease) error {
+	id := l.ExternalID
+	if id == "" {
+		var err error
+		if id, err = g.findTask(ctx, l); err != nil || id == "" {
+			return err
+		}
+	}
+	fail := func(err error) error { return fmt.Errorf("give up the import %s: %w", id, awscloud.Explain(err)) }
+	// One that has ended, well or not, cannot be cancelled: that shows below.
+	_, refused := g.session.EC2("").CancelImportTask(ctx, &ec2.CancelImportTaskInput{ImportTaskId: &id, CancelReason: aws.String("the bake was given up")})
+	var made string
+	w := awscloud.Wait{What: "import " + id + " to end", Pace: g.pace, Timeout: cleanup, First: -1}
+	err := g.session.Wait(ctx, w, func(ctx context.Context) (bool, string, error) {
+		t, err := lookTask(ctx, g.session, id)
+		made = aws.ToString(t.ImageId)
+		state := aws.ToString(t.Status)
+		if err == nil && state == "active" && refused != nil {
+			err = refused
+		}
+		return state == "completed" || state == "deleting" || state == "deleted", state, err
+	})
+	if err != nil && !awscloud.IsNotFound(err) {
+		return fail(err)
+	}
+	if made == "" {
+		return nil
+	}
+	image := builders.Lease{BakeID: l.Data[dataImport], Kind: leaseImage, Name: l.Data[dataRegion] + "/import-" + id, ExternalID: made, Created: time.Now()}
+	if made == g.seen {
+		image.Created = l.Created // it need not be waited for
+	}
+	if err := amazon.ReleaseImage(ctx, g.env, g.session, image); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// fresh is how long after its lease a task may be there without being seen.
+const fresh = 5 * time.Minute
+
+// findTask finds the task with the import's mark.
+func (g *giver) findTask(ctx context.Context, l builders.Lease) (id string, err error) {
+	look := func(ctx context.Context) (bool, string, error) {
+		pages := ec2.NewDescribeImportImageTasksPaginator(g.session.EC2(""), &ec2.DescribeImportImageTasksInput{})
+		for id == "" && pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return false, "", err
+			}
+			for _, t := range page.ImportImageTasks {
+				for _, tag := range t.Tags {
+					if aws.ToString(tag.Key) == tagBuild && aws.ToString(tag.Value) == l.Data[dataImport] {
+						id = aws.ToString(t.ImportTaskId)
+					}
+				}
+			}
+		}
+		return id != "" || time.Since(l.Created) > fresh, "", nil
+	}
+	err = g.session.Wait(ctx, awscloud.Wait{What: "the import of s3://" + l.Data[dataBucket] + "/" + l.Data[dataKey] + " to show", Timeout: g.env.Settle + time.Second, First: -1}, look)
+	var timeout *awscloud.TimeoutError
+	if errors.As(err, &timeout) && ctx.Err() == nil {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("look for the import of s3://%s/%s: %w", l.Data[dataBucket], l.Data[dataKey], awscloud.Explain(err))
+	}
+	return id, err
+}
+
+// letters is how many tell an import's id from its bake's.
+const letters = 8
+
+// lettersOf are an import's letters, which the key has by default.
+func lettersOf(id string) string { return id[max(0, len(id)-letters):] }
