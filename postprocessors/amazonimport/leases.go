@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/http"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/amazon"
 	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/s3object"
 )
 
 // The kinds of leases.
@@ -86,14 +84,16 @@ func (p *PostProcessor) Release(ctx context.Context, l builders.Lease) error {
 	if err != nil {
 		return err
 	}
-	g := giver{PostProcessor: p, session: s}
 	switch l.Kind {
 	case leaseObject:
-		return g.object(ctx, l)
+		return objectOf(s, l).Remove(ctx)
 	case leaseUpload:
-		return g.upload(ctx, l)
+		if l.ExternalID == "" {
+			return objectOf(s, l).EndUploads(ctx, "")
+		}
+		return objectOf(s, l).EndUpload(ctx, l.ExternalID)
 	case leaseTask:
-		return g.task(ctx, l)
+		return (&giver{p, s}).task(ctx, l)
 	case leaseImage:
 		l.BakeID = l.Data[dataImport]
 		return amazon.ReleaseImage(ctx, p.env, s, l)
@@ -122,92 +122,17 @@ func (p *PostProcessor) sessionOf(ctx context.Context, l builders.Lease) (*awscl
 	return s, nil
 }
 
-// giver gives leases back.
+// objectOf is the object of a lease. An object with an id is whole, and there.
+func objectOf(s *awscloud.Session, l builders.Lease) *s3object.Object {
+	key, id := l.Data[dataKey], l.Data[dataImport]
+	own := l.ExternalID != "" || len(id) > letters && strings.Contains(key, id[len(id)-letters:])
+	return &s3object.Object{Client: s.S3(""), Bucket: l.Data[dataBucket], Key: key, ID: id, Own: own, Begun: l.Created}
+}
+
+// giver gives an import back.
 type giver struct {
 	*PostProcessor
 	session *awscloud.Session
-}
-
-// object removes the disk from the bucket, if it is the import's own.
-func (g *giver) object(ctx context.Context, l builders.Lease) error {
-	bucket, key := l.Data[dataBucket], l.Data[dataKey]
-	client := g.session.S3("")
-	fail := func(err error) error {
-		return fmt.Errorf("remove s3://%s/%s, the uploaded disk: %w", bucket, key, awscloud.Explain(err))
-	}
-	mine := l.ExternalID != "" || strings.Contains(key, lettersOf(l.Data[dataImport]))
-	switch out, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key}); {
-	case err == nil && out.Metadata[mark] != l.Data[dataImport], status(err) == http.StatusNotFound:
-		return nil // somebody else's, or nobody's
-	case status(err) == http.StatusForbidden && !mine:
-		return fmt.Errorf("whether s3://%s/%s is of this import cannot be told without s3:GetObject and s3:ListBucket: remove it by hand if it is: %w", bucket, key, awscloud.Explain(err))
-	case err != nil && status(err) != http.StatusForbidden:
-		return fail(err)
-	}
-	if _, err := client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key}); err != nil && !awscloud.IsNotFound(err) {
-		return fail(err)
-	}
-	return nil
-}
-
-// status is the HTTP status that an error came with: HEAD has no code. 0: none.
-func status(err error) int {
-	var resp *smithyhttp.ResponseError
-	if errors.As(err, &resp) {
-		return resp.HTTPStatusCode()
-	}
-	return 0
-}
-
-// upload ends an upload that is not complete. Of one whose id never came it ends
-// what was begun to the key then.
-func (g *giver) upload(ctx context.Context, l builders.Lease) error {
-	if l.ExternalID == "" {
-		return g.abortOthers(ctx, l, "")
-	}
-	return g.abort(ctx, l, l.ExternalID)
-}
-
-func (g *giver) abort(ctx context.Context, l builders.Lease, id string) error {
-	bucket, key := l.Data[dataBucket], l.Data[dataKey]
-	_, err := g.session.S3("").AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &bucket, Key: &key, UploadId: &id})
-	if err != nil && status(err) != http.StatusNotFound {
-		return fmt.Errorf("end the upload %s to s3://%s/%s: %w", id, bucket, key, awscloud.Explain(err))
-	}
-	return nil
-}
-
-// The calls that begin an upload take no longer than this, with all tries; and
-// S3's clock is another by no more than that.
-const (
-	beginTime = 30 * time.Minute
-	clockSkew = 5 * time.Minute
-)
-
-// abortOthers ends the uploads to the key that began when the lease's did, but for one.
-func (g *giver) abortOthers(ctx context.Context, l builders.Lease, but string) error {
-	bucket, key := l.Data[dataBucket], l.Data[dataKey]
-	from, to := l.Created.Add(-clockSkew), l.Created.Add(beginTime+clockSkew)
-	pages := s3.NewListMultipartUploadsPaginator(g.session.S3(""), &s3.ListMultipartUploadsInput{Bucket: &bucket, Prefix: &key})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			if status(err) == http.StatusNotFound {
-				return nil // without the bucket
-			}
-			return fmt.Errorf("look for an upload to s3://%s/%s that may have begun without an answer: %w", bucket, key, awscloud.Explain(err))
-		}
-		for _, u := range page.Uploads {
-			at := aws.ToTime(u.Initiated)
-			if aws.ToString(u.Key) != key || aws.ToString(u.UploadId) == but || at.Before(from) || at.After(to) {
-				continue
-			}
-			if err := g.abort(ctx, l, aws.ToString(u.UploadId)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // task cancels an import, and removes the AMI if it was too late.
@@ -282,8 +207,5 @@ func (g *giver) findTask(ctx context.Context, l builders.Lease) (id string, err 
 	return id, err
 }
 
-// letters is how many tell an import's id from its bake's.
+// letters is how many tell an import's id from its bake's. The key has them by default.
 const letters = 8
-
-// lettersOf are an import's letters, which the key has by default.
-func lettersOf(id string) string { return id[max(0, len(id)-letters):] }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/s3object"
 )
 
 // imported is the AMI of a completed import.
@@ -47,12 +48,12 @@ func (j *job) importImage(ctx context.Context) (imported, error) {
 	if err != nil {
 		return imported{}, err
 	}
-	var tries tries
-	out, err := client.ImportImage(ctx, in, func(o *ec2.Options) { o.APIOptions = append(o.APIOptions, tries.count) })
+	var tries s3object.Tries
+	out, err := client.ImportImage(ctx, in, func(o *ec2.Options) { o.APIOptions = append(o.APIOptions, tries.Count) })
 	if err != nil {
-		certain := tries.certain(ctx, err)
+		refused := tries.Refused(ctx, err)
 		err = fmt.Errorf("import s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
-		if certain {
+		if refused {
 			err = errors.Join(err, j.leases.strike(ctx, lease))
 		}
 		return imported{}, err

@@ -13,9 +13,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/smithy-go/middleware"
 
 	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/s3object"
 )
 
 const (
@@ -55,15 +55,16 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	var tries tries
+	target := objectOf(j.session, j.object)
+	var tries s3object.Tries
 	begun, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &j.bucket, Key: &j.key, ServerSideEncryption: types.ServerSideEncryption(j.o.S3Encryption), SSEKMSKeyId: optional(j.o.S3EncryptionKey),
-		Metadata: map[string]string{mark: j.leases.id},
-	}, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, tries.count) })
+		Metadata: map[string]string{s3object.Mark: j.leases.id},
+	}, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, tries.Count) })
 	if err != nil {
-		certain := tries.certain(ctx, err)
+		refused := tries.Refused(ctx, err)
 		err = fmt.Errorf("begin the upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
-		if certain {
+		if refused {
 			err = errors.Join(err, j.leases.strike(ctx, lease), j.leases.strike(ctx, j.object))
 		}
 		return err
@@ -72,8 +73,7 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	// the lease has no id, so that all are looked for.
 	one := tries == 1
 	if !one {
-		g := giver{j.PostProcessor, j.session}
-		if e := g.abortOthers(ctx, lease, aws.ToString(begun.UploadId)); e != nil {
+		if e := target.EndUploads(ctx, aws.ToString(begun.UploadId)); e != nil {
 			j.env.Events.Warn(e.Error())
 		} else {
 			one = true
@@ -91,7 +91,7 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	done, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
 		Bucket: &j.bucket, Key: &j.key, UploadId: begun.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}, IfNoneMatch: aws.String("*"),
 	})
-	if err != nil && j.ours(ctx) {
+	if err != nil && target.There(ctx) {
 		done, err = &s3.CompleteMultipartUploadOutput{}, nil // the answer to an earlier try was lost
 	}
 	if err != nil {
@@ -105,16 +105,7 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	if j.o.SkipClean {
 		return j.leases.strike(ctx, j.object)
 	}
-	return j.leases.created(ctx, j.object, cmp.Or(aws.ToString(done.ETag), "whole"))
-}
-
-// mark is the metadata that says which import an object is of.
-const mark = "ingot-build"
-
-// ours says whether the object is there, and the one that was uploaded here.
-func (j *job) ours(ctx context.Context) bool {
-	out, err := j.session.S3("").HeadObject(ctx, &s3.HeadObjectInput{Bucket: &j.bucket, Key: &j.key})
-	return err == nil && out.Metadata[mark] == j.leases.id
+	return j.leases.created(ctx, j.object, cmp.Or(aws.ToString(done.ETag), whole))
 }
 
 // send sends the parts, a few at a time.
@@ -168,6 +159,9 @@ func (j *job) send(ctx context.Context, client *s3.Client, f io.ReaderAt, size i
 	return parts, nil
 }
 
+// whole is an object's id where S3 has not told its ETag.
+const whole = "whole"
+
 // removeObject removes the disk from the bucket, unless it is to stay. What
 // fails here is tried again in the end.
 func (j *job) removeObject(ctx context.Context) {
@@ -177,31 +171,14 @@ func (j *job) removeObject(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
 	l := j.object
-	l.ExternalID = "whole"
-	g := giver{j.PostProcessor, j.session}
-	err := g.object(ctx, l)
+	l.ExternalID = whole
+	err := objectOf(j.session, l).Remove(ctx)
 	if err == nil {
 		err = j.leases.strike(ctx, l)
 	}
 	if err != nil {
 		j.env.Events.Warn(err.Error())
 	}
-}
-
-// tries counts the tries of a call.
-type tries int
-
-func (n *tries) count(stack *middleware.Stack) error {
-	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("IngotCountTries",
-		func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
-			*n++
-			return next.HandleFinalize(ctx, in)
-		}), "Retry", middleware.After)
-}
-
-// certain says that a call that failed has had no effect: it was made once, and refused.
-func (n tries) certain(ctx context.Context, err error) bool {
-	return n <= 1 && !awscloud.IsUnanswered(err) && ctx.Err() == nil
 }
 
 func optional(s string) *string {
