@@ -174,10 +174,8 @@ func (g *giver) task(ctx context.Context, l builders.Lease) error {
 	return nil
 }
 
-// fresh is how long after its lease a task may be there without being seen.
-const fresh = 5 * time.Minute
-
-// findTask finds the task with the import's mark.
+// findTask finds the task with the import's mark, as long as it may be there
+// without being seen.
 func (g *giver) findTask(ctx context.Context, l builders.Lease) (id string, err error) {
 	look := func(ctx context.Context) (bool, string, error) {
 		pages := ec2.NewDescribeImportImageTasksPaginator(g.session.EC2(""), &ec2.DescribeImportImageTasksInput{})
@@ -194,7 +192,7 @@ func (g *giver) findTask(ctx context.Context, l builders.Lease) (id string, err 
 				}
 			}
 		}
-		return id != "" || time.Since(l.Created) > fresh, "", nil
+		return id != "", "", nil
 	}
 	err = g.session.Wait(ctx, awscloud.Wait{What: "the import of s3://" + l.Data[dataBucket] + "/" + l.Data[dataKey] + " to show", Timeout: g.env.Settle + time.Second, First: -1}, look)
 	var timeout *awscloud.TimeoutError
