@@ -55,7 +55,7 @@ build {
 		"15: Missing required argument":         got["15: Missing required argument"],
 		"17: Unsupported block type":            got["17: Unsupported block type"],
 		"21: the cleanup is bad":                "",
-		`23: Unknown post-processor type "mak"`: `Did you mean "make"? There are make.`,
+		`23: Unknown post-processor type "mak"`: `Did you mean "make"? There are bare, lease, make.`,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("found\n%q\nwant\n%q", got, want)

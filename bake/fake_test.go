@@ -97,8 +97,12 @@ func (w *world) components() bake.Components {
 			"proven": func() builders.Builder { return &prover{builder{world: w}} },
 			"slow":   func() builders.Builder { return &slow{prover{builder{world: w}}} },
 		},
-		Provisioners:   do,
-		PostProcessors: map[string]func() postprocessors.PostProcessor{"make": func() postprocessors.PostProcessor { return &postProcessor{world: w} }},
+		Provisioners: do,
+		PostProcessors: map[string]func() postprocessors.PostProcessor{
+			"make":  func() postprocessors.PostProcessor { return &postProcessor{world: w} },
+			"lease": func() postprocessors.PostProcessor { return &leaser{postProcessor{world: w}} },
+			"bare":  func() postprocessors.PostProcessor { return bare{&leaser{postProcessor{world: w}}} },
+		},
 	}
 }
 
@@ -244,9 +248,11 @@ func (b *builder) Check(context.Context, *builders.CheckEnv) []config.Problem {
 }
 
 func (b *builder) create(ctx context.Context, run *builders.Run, kind string, data map[string]string) error {
-	w := b.world
-	name := kind + "-" + run.Source
-	lease, err := run.Leases.Intend(ctx, kind, name, data)
+	return b.world.create(ctx, run.Leases, run.BakeID, run.Type, kind, kind+"-"+run.Source, data)
+}
+
+func (w *world) create(ctx context.Context, leases builders.Leases, bakeID, typ, kind, name string, data map[string]string) error {
+	lease, err := leases.Intend(ctx, kind, name, data)
 	if err != nil {
 		return err
 	}
@@ -256,7 +262,7 @@ func (b *builder) create(ctx context.Context, run *builders.Run, kind string, da
 		return err
 	}
 	if !slices.ContainsFunc(open, func(l registry.OwnedLease) bool {
-		return l.Name == name && l.BakeID == run.BakeID && l.Builder == run.Type && l.Bake.Outcome == ""
+		return l.Name == name && l.BakeID == bakeID && l.Builder == typ && l.Bake.Outcome == ""
 	}) {
 		w.t.Errorf("%s is about to be created, and the ledger does not have it", name)
 	}
@@ -266,7 +272,7 @@ func (b *builder) create(ctx context.Context, run *builders.Run, kind string, da
 	w.mu.Lock()
 	w.exists[name] = true
 	w.mu.Unlock()
-	return run.Leases.Created(ctx, lease, "id-"+name)
+	return leases.Created(ctx, lease, "id-"+name)
 }
 
 func (b *builder) Boot(ctx context.Context, run *builders.Run) (machine.Machine, error) {
@@ -329,12 +335,16 @@ func (b *slow) Resume(ctx context.Context, run *builders.Run, open []builders.Le
 }
 
 func (b *builder) Release(ctx context.Context, l builders.Lease) error {
-	if err := b.world.note(ctx, "release %s", l.Name); err != nil {
+	return b.world.release(ctx, l, "release %s")
+}
+
+func (w *world) release(ctx context.Context, l builders.Lease, format string) error {
+	if err := w.note(ctx, format, l.Name); err != nil {
 		return err
 	}
-	b.world.mu.Lock()
-	defer b.world.mu.Unlock()
-	delete(b.world.exists, l.Name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.exists, l.Name)
 	return nil
 }
 
@@ -397,3 +407,35 @@ func (p *postProcessor) Process(ctx context.Context, _ *postprocessors.Env, in *
 	}
 	return p.world.artifact(p.o.ID), p.o.Keep, nil
 }
+
+// leaser makes its artifact of two resources: the one stays, the other is only
+// there meanwhile, and left for the engine to give back.
+type leaser struct{ postProcessor }
+
+func (p *leaser) Process(ctx context.Context, env *postprocessors.Env, in *builders.Artifact) (*builders.Artifact, bool, error) {
+	typ := "lease"
+	if strings.HasPrefix(p.o.ID, "bare") {
+		typ = "bare"
+	}
+	guard := map[string]string{builders.UntilRecorded: "yes", builders.Resumable: "no"}
+	if err := p.world.create(ctx, env.Leases, env.BakeID, typ, "made", "made-"+p.o.ID, guard); err != nil {
+		return nil, false, err
+	}
+	if guard[builders.Resumable] == "" {
+		p.world.t.Error("the ledger changes what it is given")
+	}
+	if err := p.world.create(ctx, env.Leases, env.BakeID, typ, "temp", "temp-"+p.o.ID, nil); err != nil {
+		return nil, false, err
+	}
+	if n := len(env.Leases.Open()); n != 2 {
+		p.world.t.Errorf("a post-processor sees %d leases, and has made 2", n)
+	}
+	return p.postProcessor.Process(ctx, env, in)
+}
+
+func (p *leaser) Release(ctx context.Context, l builders.Lease) error {
+	return p.world.release(ctx, l, "give back %s")
+}
+
+// bare leases, and cannot give back.
+type bare struct{ postprocessors.PostProcessor }

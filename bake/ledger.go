@@ -11,12 +11,15 @@ import (
 	"github.com/ingotbuild/ingot/registry"
 )
 
-// ledger is the registry's ledger as one bake's builder sees it. It also keeps
-// the open leases at hand, so that giving them back needs no look-up.
+// ledger is the registry's ledger as one bake's builder, or one of its
+// post-processors, sees it. It also keeps the open leases at hand, so that giving
+// them back needs no look-up.
 type ledger struct {
 	store   registry.Store
 	bakeID  string
 	builder string
+	// final: nobody goes on with what is unfinished, so no lease is Resumable.
+	final bool
 	// kept: the leases stay open on purpose.
 	kept bool
 	// finished: the image exists, so leases that guard it stay until it is recorded.
@@ -31,7 +34,12 @@ type ledger struct {
 }
 
 func (l *ledger) Intend(ctx context.Context, kind, name string, data map[string]string) (builders.Lease, error) {
-	if data[builders.Resumable] != "" && l.resume != "" {
+	switch {
+	case data[builders.Resumable] == "":
+	case l.final:
+		data = maps.Clone(data)
+		delete(data, builders.Resumable)
+	case l.resume != "":
 		data = maps.Clone(data)
 		data[resumeKey] = l.resume
 	}
@@ -75,7 +83,7 @@ func (l *ledger) Open() []builders.Lease {
 	return slices.Clone(l.leases)
 }
 
-// settle strikes the leases that guarded the finished image until it was recorded.
+// settle strikes the leases that guarded what is finished, oldest first.
 func (l *ledger) settle(ctx context.Context) error {
 	for _, lease := range l.Open() {
 		if lease.Data[builders.UntilRecorded] != "" {

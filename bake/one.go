@@ -325,9 +325,12 @@ func (o *one) leaveBehind() bool {
 	return true
 }
 
-// release gives back every lease that is still open, newest first.
-func (o *one) release(ctx context.Context) error {
-	open := o.ledger.Open()
+// release gives back what the builder has leased.
+func (o *one) release(ctx context.Context) error { return o.giveBack(ctx, o.ledger, o.builder) }
+
+// giveBack releases every lease of g that is still open, newest first.
+func (o *one) giveBack(ctx context.Context, g *ledger, by postprocessors.Releaser) error {
+	open := g.Open()
 	if len(open) == 0 {
 		return nil
 	}
@@ -335,14 +338,14 @@ func (o *one) release(ctx context.Context) error {
 		var errs []error
 		for i := len(open) - 1; i >= 0; i-- {
 			l := open[i]
-			if l.Data[builders.UntilRecorded] != "" && o.ledger.finished || l.Data[builders.Resumable] != "" && o.ledger.unfinished {
+			if l.Data[builders.UntilRecorded] != "" && g.finished || l.Data[builders.Resumable] != "" && g.unfinished {
 				continue
 			}
-			if err := o.builder.Release(ctx, l); err != nil {
+			if err := by.Release(ctx, l); err != nil {
 				errs = append(errs, fmt.Errorf("give back %s %s: %w; it stays in the ledger, `ingot sweep` tries again", l.Kind, l.Name, err))
 				continue
 			}
-			if err := o.ledger.Released(ctx, l); err != nil {
+			if err := g.Released(ctx, l); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -524,32 +527,14 @@ func (o *one) postProcess(ctx context.Context, a *builders.Artifact) error {
 			if ctx.Err() != nil {
 				return errors.Join(append(errs, errCancelled)...)
 			}
-			var next *builders.Artifact
-			var kept bool
-			err := o.step(ctx, stepName(st), func(ctx context.Context, s event.Scope) error {
-				newP, ok := o.Components.PostProcessors[st.Component.Type]
-				if !ok {
-					return fmt.Errorf("there is no post-processor %q", st.Component.Type)
-				}
-				p := newP()
-				values := map[string]string{"ID": a.ID}
-				for k, v := range a.Values {
-					values[k] = v
-				}
-				if d := st.Component.Decode(p.Options(), o.extra(values)); d.HasErrors() {
-					return d
-				}
-				var err error
-				next, kept, err = p.Process(ctx, &postprocessors.Env{
-					BakeID: o.brun.BakeID, BuildName: o.bake.Source, BuilderType: o.bake.Type, RunID: o.run.id, Dir: o.Dir, Force: o.Force,
-					Events: s, Template: st.Component.RenderEnv(),
-				}, cur)
-				return err
-			})
+			next, kept, left, err := o.postProcessOne(ctx, st, a, cur)
 			if err != nil {
 				keep = true // what was finished stays
-				errs = append(errs, fmt.Errorf("%s: %w (the image is finished and stays: %s)", stepName(st), cause(ctx, err), a.Text))
+				errs = append(errs, fmt.Errorf("%s: %w (the image is finished and stays: %s)", stepName(st), errors.Join(err, left), a.Text))
 				break
+			}
+			if left != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", stepName(st), left))
 			}
 			if st.KeepInput != nil && *st.KeepInput {
 				kept = true
@@ -578,6 +563,57 @@ func (o *one) postProcess(ctx context.Context, a *builders.Artifact) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// postProcessOne runs a post-processor on cur, which has come of a, and gives
+// back what it has leased, but for what it has finished. left is what could not
+// be given back; err, that nothing has come of it.
+func (o *one) postProcessOne(ctx context.Context, st *templates.Step, a, cur *builders.Artifact) (next *builders.Artifact, kept bool, left, err error) {
+	newP, ok := o.Components.PostProcessors[st.Component.Type]
+	if !ok {
+		return nil, false, nil, fmt.Errorf("there is no post-processor %q", st.Component.Type)
+	}
+	p := newP()
+	g := &ledger{store: o.Store, bakeID: o.ledger.bakeID, builder: st.Component.Type, final: true}
+	err = o.step(ctx, stepName(st), func(ctx context.Context, s event.Scope) error {
+		values := map[string]string{"ID": a.ID}
+		for k, v := range a.Values {
+			values[k] = v
+		}
+		if d := st.Component.Decode(p.Options(), o.extra(values)); d.HasErrors() {
+			return d
+		}
+		var err error
+		next, kept, err = p.Process(ctx, &postprocessors.Env{
+			BakeID: o.brun.BakeID, BuildName: o.bake.Source, BuilderType: o.bake.Type, RunID: o.run.id, Dir: o.Dir, Force: o.Force,
+			Events: s, Template: st.Component.RenderEnv(), Leases: g,
+		}, cur)
+		return err
+	})
+	if err != nil {
+		err = cause(ctx, err)
+	}
+	// As with a builder: the user's context may have ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if g.finished = err == nil; g.finished {
+		if e := g.settle(ctx); e != nil {
+			kept = true
+			left = fmt.Errorf("%w: the ledger takes what it has made for unfinished, and the next `ingot sweep` removes it; copy it first", e)
+		}
+	}
+	by, ok := p.(postprocessors.Releaser)
+	if !ok {
+		by = noReleaser(st.Component.Type)
+	}
+	return next, kept, errors.Join(left, o.giveBack(ctx, g, by)), err
+}
+
+// noReleaser is a component that cannot release anything.
+type noReleaser string
+
+func (n noReleaser) Release(context.Context, builders.Lease) error {
+	return fmt.Errorf("the post-processor %q of this Ingot cannot give anything back", string(n))
 }
 
 // extra are the variables of a component beyond the template's: build.* with

@@ -73,7 +73,10 @@ func Unfinished(ctx context.Context, store registry.Store) ([]UnfinishedBake, er
 		i := slices.IndexFunc(all, func(u UnfinishedBake) bool { return u.ID == l.BakeID })
 		if i < 0 {
 			i = len(all)
-			all = append(all, UnfinishedBake{Bake: l.Bake, Builder: l.Builder, Elsewhere: l.Elsewhere})
+			all = append(all, UnfinishedBake{Bake: l.Bake, Elsewhere: l.Elsewhere})
+		}
+		if resumable(l.OwnedLease) {
+			all[i].Builder = l.Builder
 		}
 		all[i].Leases = append(all[i].Leases, l.OwnedLease)
 	}
@@ -138,6 +141,9 @@ func Resume(ctx context.Context, u UnfinishedBake, ro ResumeOptions) (res Result
 	var d resumeData
 	l := &ledger{store: ro.Store, bakeID: u.ID, builder: u.Builder, unfinished: true}
 	for _, lease := range u.Leases {
+		if lease.Builder != u.Builder {
+			continue // a post-processor's, which sweep gives back
+		}
 		l.leases = append(l.leases, lease.Lease)
 		if s := lease.Data[resumeKey]; s != "" {
 			if err := json.Unmarshal([]byte(s), &d); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/proc"
+	"github.com/ingotbuild/ingot/postprocessors"
 	"github.com/ingotbuild/ingot/registry"
 	"github.com/ingotbuild/ingot/templates"
 )
@@ -78,7 +79,7 @@ func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
 			continue
 		}
 		if resumable(l.OwnedLease) && l.Bake.Outcome == "" && !o.Unfinished {
-			kept, err := recorded(ctx, o.Store, l.OwnedLease)
+			kept, err := o.recorded(ctx, l.OwnedLease)
 			if err != nil {
 				errs = append(errs, err)
 			}
@@ -92,13 +93,13 @@ func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
 			done = append(done, l)
 			continue
 		}
-		newBuilder, ok := o.Components.Builders[l.Builder]
-		if !ok {
-			errs = append(errs, fmt.Errorf("%s %s: this Ingot has no builder %q to give it back", l.Kind, l.Name, l.Builder))
+		by, err := o.Components.releaser(l.Builder)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", l.Kind, l.Name, err))
 			stuck[l.BakeID] = true
 			continue
 		}
-		if err := releaseLease(ctx, newBuilder(), o.Store, l.OwnedLease); err != nil {
+		if err := o.release(ctx, by, l.OwnedLease); err != nil {
 			errs = append(errs, fmt.Errorf("give back %s %s: %w", l.Kind, l.Name, err))
 			stuck[l.BakeID] = true
 			continue
@@ -111,26 +112,41 @@ func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
 	return done, errors.Join(errs...)
 }
 
-func releaseLease(ctx context.Context, b builders.Builder, store registry.Store, l registry.OwnedLease) error {
-	kept, err := recorded(ctx, store, l)
+// releaser makes what gives leases of a type back: a builder, or else a post-processor.
+func (c *Components) releaser(typ string) (postprocessors.Releaser, error) {
+	if newBuilder, ok := c.Builders[typ]; ok {
+		return newBuilder(), nil
+	}
+	if newP, ok := c.PostProcessors[typ]; ok {
+		if r, ok := newP().(postprocessors.Releaser); ok {
+			return r, nil
+		}
+		return noReleaser(typ), nil
+	}
+	return nil, fmt.Errorf("this Ingot has no builder %q to give it back", typ)
+}
+
+func (o *SweepOptions) release(ctx context.Context, by postprocessors.Releaser, l registry.OwnedLease) error {
+	kept, err := o.recorded(ctx, l)
 	if err != nil {
 		return err
 	}
 	if !kept {
-		if err := b.Release(ctx, l.Lease); err != nil {
+		if err := by.Release(ctx, l.Lease); err != nil {
 			return err
 		}
 	}
-	return store.Released(ctx, l.ID)
+	return o.Store.Released(ctx, l.ID)
 }
 
 // recorded says whether what the lease guards is an image in the registry: its
-// bake died after recording it, before it could strike the lease.
-func recorded(ctx context.Context, store registry.Store, l registry.OwnedLease) (bool, error) {
-	if l.Data[builders.UntilRecorded] == "" {
+// bake died after recording it, before it could strike the lease. What a
+// post-processor makes is never there.
+func (o *SweepOptions) recorded(ctx context.Context, l registry.OwnedLease) (bool, error) {
+	if _, ok := o.Components.Builders[l.Builder]; !ok || l.Data[builders.UntilRecorded] == "" {
 		return false, nil
 	}
-	versions, err := store.Versions(ctx, l.Bake.Image)
+	versions, err := o.Store.Versions(ctx, l.Bake.Image)
 	if errors.Is(err, registry.ErrNotFound) {
 		return false, nil
 	}

@@ -116,7 +116,7 @@ type Run struct {
 type Lease struct {
 	ID     string // unique in the ledger
 	BakeID string
-	// Builder is the type of the builder that can release it.
+	// Builder is the type of the builder, or post-processor, that can release it.
 	Builder string
 	// Kind is the builder's own word: "directory", "cgroup", "instance".
 	Kind string

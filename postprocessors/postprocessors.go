@@ -20,6 +20,16 @@ type PostProcessor interface {
 	Process(ctx context.Context, env *Env, in *builders.Artifact) (out *builders.Artifact, keep bool, err error)
 }
 
+// Releaser is a PostProcessor that leases what it creates. When Process has
+// failed, the engine has it release what is still open, newest first; when the
+// bake has died, a new value releases it, with no option decoded. The name of
+// its type must not be a builder's: that is how a lease finds it.
+type Releaser interface {
+	// Release gives one leased resource back. It is idempotent, also after a
+	// crash at any point: to release what is gone, or never came to be, is success.
+	Release(ctx context.Context, l builders.Lease) error
+}
+
 // Env is what a post-processor may know about its bake.
 type Env struct {
 	BakeID                 string
@@ -30,5 +40,10 @@ type Env struct {
 	// Template is what {{timestamp}} and the like say in strings that the
 	// component renders itself.
 	Template render.Env
-	Events   event.Scope
+	// Leases is the bake's ledger as this post-processor sees it: its own leases,
+	// for a Releaser. Those with builders.UntilRecorded guard what it makes: they
+	// are struck once Process has returned that. Nothing of it is Resumable: who
+	// fails has failed. Nil for Check.
+	Leases builders.Leases
+	Events event.Scope
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // ReleaseImage gives back what MakeImage has leased as an image, for callers
-// whose leases are in no ledger.
+// other than this package's builders. l.BakeID is the BakeID that MakeImage's run had.
 func ReleaseImage(ctx context.Context, env *Env, s *awscloud.Session, l builders.Lease) error {
 	return remover{s, env.Settle}.releaseImage(ctx, l)
 }

@@ -109,6 +109,9 @@ type PostProcessor struct {
 	part int64
 	// pace is how an import is waited for.
 	pace awscloud.Pace
+	// session is that of this process's import, and seen its AMI, once EC2 shows it.
+	session *awscloud.Session
+	seen    string
 }
 
 // New returns an amazon-import post-processor with the default options.
@@ -119,7 +122,10 @@ func New(env *amazon.Env) *PostProcessor {
 	}
 }
 
-var _ postprocessors.PostProcessor = (*PostProcessor)(nil)
+var (
+	_ postprocessors.PostProcessor = (*PostProcessor)(nil)
+	_ postprocessors.Releaser      = (*PostProcessor)(nil)
+)
 
 // BuilderID is the kind of the artifact.
 const BuilderID = "packer.post-processor.amazon-import"
@@ -181,18 +187,16 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 		return nil, err
 	}
 	disk.path = dir.Abs(disk.path)
-	session, err := p.env.Shared.Connect(ctx, &p.o.Access)
-	if err != nil {
+	if p.session, err = p.env.Shared.Connect(ctx, &p.o.Access); err != nil {
 		return nil, err
 	}
-	j := &job{PostProcessor: p, env: env, session: session, bucket: p.o.S3BucketName, key: p.o.S3KeyName, format: disk.format}
-	letters := strings.ToLower(rand.Text()[:8])
-	j.id = env.BakeID + letters
+	own := strings.ToLower(rand.Text()[:letters])
+	j := &job{PostProcessor: p, env: env, bucket: p.o.S3BucketName, key: p.o.S3KeyName, format: disk.format}
 	if disk.convert {
 		j.format = "vmdk"
 	}
 	if j.key == "" {
-		j.key = "packer-import-{{timestamp}}-" + letters + "." + j.format
+		j.key = "packer-import-{{timestamp}}-" + own + "." + j.format
 	}
 	if j.key, err = dir.Render(j.key, nil); err != nil {
 		return nil, fmt.Errorf("s3_key_name: %w", err)
@@ -200,15 +204,22 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 	if j.key == "" {
 		return nil, errors.New("s3_key_name renders to nothing")
 	}
+	j.leases = &leases{env.Leases, env.BakeID + own, map[string]string{
+		dataImport: env.BakeID + own, dataAccess: p.o.Access.Public(), dataRegion: p.session.Region, dataAccount: p.session.Account, dataBucket: j.bucket, dataKey: j.key,
+	}}
 	if err := j.ready(ctx); err != nil {
 		return nil, err
 	}
 	if disk.convert {
-		done, err := disk.toVMDK(ctx, env.Events)
+		done, err := disk.toVMDK(ctx, env.Events, j.leases)
 		if err != nil {
 			return nil, err
 		}
-		defer done()
+		defer func() {
+			if err := done(); err != nil {
+				env.Events.Warn(err.Error()) // its lease is there still
+			}
+		}()
 	}
 	made, err := j.run(ctx, disk.path)
 	if err != nil {
@@ -222,10 +233,10 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 type job struct {
 	*PostProcessor
 	env         *postprocessors.Env
-	id          string // of this import: the bake's, and more letters
-	session     *awscloud.Session
+	leases      *leases
 	bucket, key string
 	format      string
+	object      builders.Lease
 }
 
 // ready looks for what would make the import fail after a long upload.
@@ -266,90 +277,31 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// run uploads, imports and finishes, and leaves nothing else behind.
-func (j *job) run(ctx context.Context, path string) (_ *builders.Artifact, err error) {
-	ledger := newLeases(j.id)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, j.release(ctx, ledger))
-		}
-	}()
-	if err = j.upload(ctx, path); err != nil {
+// run uploads, imports and finishes. What is left stands in the ledger.
+func (j *job) run(ctx context.Context, path string) (*builders.Artifact, error) {
+	if err := j.upload(ctx, path); err != nil {
 		return nil, err
 	}
 	image, err := j.importImage(ctx)
-	left := j.removeObject(ctx)
 	if err != nil {
-		return nil, errors.Join(err, left)
+		return nil, err
 	}
-	if left != nil {
-		// The AMI is well, and in the end there is another try.
-		defer func() {
-			if left := j.removeObject(ctx); left != nil {
-				j.env.Events.Warn(left.Error())
-			}
-		}()
-	}
+	j.removeObject(ctx)
 	run := &builders.Run{
-		BakeID: j.id, Name: j.env.BuildName, Type: "amazon-import", Dir: j.env.Dir, Force: j.env.Force, Created: time.Now(),
-		Values: map[string]string{}, Leases: ledger, Events: j.env.Events,
-	}
-	name := j.o.AMIName
-	if name == "" {
-		name = image.name
+		BakeID: j.leases.id, Name: j.env.BuildName, Type: "amazon-import", Dir: j.env.Dir, Force: j.env.Force, Created: time.Now(),
+		Values: map[string]string{}, Leases: j.leases, Events: j.env.Events,
 	}
 	order := amazon.ImageOrder{
 		Env: j.PostProcessor.env, Session: j.session, Access: j.o.Access.Public(), BuilderID: BuilderID,
-		AMI: j.o.ami(name), Image: image.id, KeepImage: j.o.AMIName == "", Encrypted: true, // where it was asked for, the import has done it
-	}
-	// Until the tail has a lease of it, the image is ours to give back.
-	lease, err := ledger.Intend(ctx, "image", j.session.Region+"/"+image.name, nil)
-	if err == nil {
-		err = ledger.Created(ctx, lease, image.id)
-	}
-	if err != nil {
-		return nil, err
+		AMI: j.o.ami(cmp.Or(j.o.AMIName, image.name)), Image: image.id, KeepImage: j.o.AMIName == "", Encrypted: true, // where it was asked for, the import has done it
 	}
 	made, err := amazon.MakeImage(ctx, run, order)
 	if errors.Is(err, builders.ErrUnfinished) {
-		// Nobody will go on with it: a post-processor has no ledger.
+		// Nobody goes on with a post-processor's work.
 		err = fmt.Errorf("the AMI was not finished, and is given up: %v", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	// What else the tail could not remove is tried once more.
-	for _, l := range ledger.Open() {
-		if l.ID == lease.ID || l.Data[builders.UntilRecorded] != "" {
-			_ = ledger.Released(ctx, l)
-		}
-	}
-	if err := j.release(ctx, ledger); err != nil {
-		j.env.Events.Warn(err.Error())
-	}
-	return made, nil
+	return made, err
 }
 
-// release gives back the images of a failed import.
-func (j *job) release(ctx context.Context, ledger *leases) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-	defer cancel()
-	var errs []error
-	gone := map[string]bool{}
-	open := ledger.Open()
-	slices.Reverse(open)
-	for _, l := range open {
-		if l.ExternalID != "" && gone[l.ExternalID] {
-			continue
-		}
-		if err := amazon.ReleaseImage(ctx, j.PostProcessor.env, j.session, l); err != nil {
-			errs = append(errs, fmt.Errorf("left behind: the AMI %s %s: %w", l.Name, l.ExternalID, awscloud.Explain(err)))
-			continue
-		}
-		gone[l.ExternalID] = true
-	}
-	return errors.Join(errs...)
-}
-
-// cleanup is how long giving back may take.
+// cleanup is how long giving one thing back may take.
 const cleanup = 5 * time.Minute

@@ -20,6 +20,7 @@ import (
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/amazon"
@@ -28,6 +29,7 @@ import (
 	"github.com/ingotbuild/ingot/internal/cloudtest/fault"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/render"
+	"github.com/ingotbuild/ingot/internal/s3object"
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
 	"github.com/ingotbuild/ingot/postprocessors"
 )
@@ -35,6 +37,7 @@ import (
 const (
 	region = "us-east-1"
 	bucket = "disks"
+	bakeID = "bake1"
 )
 
 // world is an emulated cloud with a bucket and the role of VM Import, and a
@@ -96,18 +99,35 @@ func (w *world) file(name string, size int) string {
 	return name
 }
 
-// process runs the post-processor on an artifact of these files.
-func (w *world) process(ctx context.Context, change func(*Options), force bool, files ...string) (*builders.Artifact, bool, error) {
-	w.t.Helper()
+// newProcessor makes a post-processor as another process would.
+func (w *world) newProcessor() *PostProcessor {
 	p := New(w.env)
 	p.pace = awscloud.Pace{First: 5 * time.Millisecond, Min: 5 * time.Millisecond, Cap: 20 * time.Millisecond, Timeout: time.Minute, Grace: time.Second}
 	p.part = 5 << 20
+	return p
+}
+
+// process runs the post-processor on an artifact of these files, and does with
+// its leases what the engine does.
+func (w *world) process(ctx context.Context, change func(*Options), force bool, files ...string) (*builders.Artifact, bool, error) {
+	w.t.Helper()
+	p, l := w.newProcessor(), &ledger{}
+	out, keep, err := w.begin(ctx, p, l, change, force, files...)
+	if e := l.release(ctx, p, err == nil); e != nil {
+		w.t.Errorf("%v; %v", err, e)
+	}
+	return out, keep, err
+}
+
+// begin runs the post-processor, and leaves what it leaves.
+func (w *world) begin(ctx context.Context, p *PostProcessor, l *ledger, change func(*Options), force bool, files ...string) (*builders.Artifact, bool, error) {
+	w.t.Helper()
 	p.o.Region, p.o.MaxRetries, p.o.S3BucketName = region, 1, bucket
 	if change != nil {
 		change(&p.o)
 	}
 	env := &postprocessors.Env{
-		BakeID: "bake1", BuildName: "web.sandbox.a", BuilderType: "sandbox", Dir: w.dir, Force: force,
+		BakeID: bakeID, BuildName: "web.sandbox.a", BuilderType: "sandbox", Dir: w.dir, Force: force, Leases: l,
 		Template: render.Env{Now: time.Unix(1700000000, 0)},
 		Events: event.Scope{Sink: event.Func(func(e event.Event) {
 			w.mu.Lock()
@@ -446,7 +466,7 @@ func TestEveryFault(t *testing.T) {
 	if testing.Short() {
 		faults = []fault.Fault{fault.Refuse, fault.CutAfter}
 	}
-	points, survived := 0, 0
+	points, survived, swept := 0, 0, 0
 	try := func(what string, ctx context.Context, decide func(n int) fault.Fault, action string) {
 		points++
 		n := 0
@@ -461,8 +481,17 @@ func TestEveryFault(t *testing.T) {
 			mu.Unlock()
 			return f
 		})
-		out, keep, err := w.process(ctx, change, false, "disk.raw")
+		p, l := w.newProcessor(), &ledger{}
+		out, keep, err := w.begin(ctx, p, l, change, false, "disk.raw")
+		released := l.release(ctx, p, err == nil) // which may meet the fault
 		w.Plan().Decide(nil)
+		if released != nil {
+			swept++
+			if e := l.release(t.Context(), w.newProcessor(), false); e != nil {
+				t.Errorf("%s: %v; %v; swept: %v", what, err, released, e)
+			}
+		}
+		l.clean(t, what)
 		if err == nil {
 			survived++
 			if keep {
@@ -503,5 +532,216 @@ func TestEveryFault(t *testing.T) {
 			cancel()
 		}
 	}
-	t.Logf("%d points tried at %d calls, %d of them survived", points, len(actions), survived)
+	t.Logf("%d points tried at %d calls: %d survived, %d were swept", points, len(actions), survived, swept)
+}
+
+// A process that dies at any call, before it has its effect or after, or before
+// anything is written into the ledger, leaves what another gives back by the
+// ledger alone.
+func TestDeathAtEveryPoint(t *testing.T) {
+	w := newWorld(t, ec2.Options{Durations: ec2.Durations{Import: 40 * time.Millisecond, Copy: 40 * time.Millisecond}})
+	w.file("disk.raw", 6<<20)
+	points, kinds := 0, map[string]int{}
+	// The second of a kind differs from the first; further ones are looks again.
+	const most = 2
+	for _, name := range []string{"", "golden-1"} {
+		change := func(o *Options) { o.AMIName = name }
+		die := func(point string, nth int, f fault.Fault) (reached bool) {
+			w.Plan().Reset()
+			l := &ledger{}
+			ctx, end := context.WithCancel(t.Context())
+			defer end()
+			var mu sync.Mutex
+			n := 0
+			at := func(what string) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if what == point {
+					n++
+				}
+				if what != point || n != nth {
+					return false
+				}
+				reached = true
+				return true
+			}
+			l.before = func(what string) {
+				if at("ledger: " + what) {
+					l.kill()
+					end()
+				}
+			}
+			w.Plan().Decide(func(c fault.Call) fault.Fault {
+				switch {
+				case l.killed():
+					return fault.Cut // the dead make no calls
+				case at(c.Service + " " + c.Action):
+					l.kill()
+					if f == fault.Cut {
+						end()
+					}
+					return f
+				}
+				return fault.None
+			})
+			w.Plan().Done(func(fault.Call) {
+				if l.killed() {
+					end()
+				}
+			})
+			_, _, err := w.begin(ctx, w.newProcessor(), l, change, false, "disk.raw")
+			w.Plan().Decide(nil)
+			w.Plan().Done(nil)
+			what := fmt.Sprintf("%s %d (%s) with ami_name %q", point, nth, f, name)
+			if reached {
+				points++
+				for _, lease := range l.Open() {
+					kinds[lease.Kind]++
+				}
+			}
+			l.before, l.dead = nil, false
+			// Nobody has heard of an artifact, if there is one: its lease is open.
+			if e := l.release(t.Context(), w.newProcessor(), false); e != nil {
+				t.Errorf("dead at %s: %v; %v", what, err, e)
+			}
+			l.clean(t, what)
+			if left := w.left(); len(left) > 0 {
+				t.Fatalf("dead at %s: %v; left behind: %v", what, err, left)
+			}
+			return reached
+		}
+		// One that lives says which points there are.
+		w.Plan().Reset()
+		l := &ledger{}
+		var order []string
+		l.before = func(what string) { order = append(order, "ledger: "+what) }
+		if _, _, err := w.begin(t.Context(), w.newProcessor(), l, change, false, "disk.raw"); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range w.Plan().Calls() {
+			order = append(order, c.Service+" "+c.Action)
+		}
+		l.before = nil
+		if err := l.release(t.Context(), w.newProcessor(), false); err != nil {
+			t.Fatal(err)
+		}
+		w.only("")
+		seen := map[string]int{}
+		for _, point := range order {
+			if seen[point]++; seen[point] > most {
+				continue
+			}
+			faults := []fault.Fault{fault.Cut, fault.CutAfter}
+			if strings.HasPrefix(point, "ledger: ") {
+				faults = faults[:1]
+			}
+			for _, f := range faults {
+				// How often something is looked at differs.
+				if !die(point, seen[point], f) && seen[point] == 1 {
+					t.Errorf("%s is not reached", point)
+				}
+			}
+		}
+	}
+	for _, kind := range []string{leaseObject, leaseUpload, leaseTask, leaseImage} {
+		if kinds[kind] == 0 {
+			t.Errorf("no death left a lease of kind %s", kind)
+		}
+	}
+	t.Logf("%d deaths, which left %v", points, kinds)
+}
+
+// What a lease does not name is not touched: an object of the same name, an
+// upload to it, another account.
+func TestReleaseLeavesOthersAlone(t *testing.T) {
+	w := newWorld(t, ec2.Options{})
+	client := w.session.S3("")
+	put := func(id string) {
+		t.Helper()
+		if _, err := client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("k"), Body: strings.NewReader("x"), Metadata: map[string]string{s3object.Mark: id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: aws.String(bucket), Key: aws.String("k")}); err != nil {
+		t.Fatal(err)
+	}
+	data := map[string]string{
+		dataImport: "bake1abcdefgh", dataAccess: (&awscloud.Access{MaxRetries: 1}).Public(), dataRegion: region, dataAccount: w.session.Account, dataBucket: bucket, dataKey: "k",
+	}
+	release := func(kind, id string, age time.Duration) error {
+		return w.newProcessor().Release(t.Context(), builders.Lease{BakeID: bakeID, Builder: "amazon-import", Kind: kind, Name: bucket + "/k", ExternalID: id, Data: data, Created: time.Now().Add(-age)})
+	}
+	put("another")
+	for _, id := range []string{"", "etag"} {
+		if err := release(leaseObject, id, time.Hour); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := release(leaseUpload, "", time.Hour); err != nil {
+		t.Error(err)
+	}
+	if len(w.left()) != 2 {
+		t.Errorf("of somebody's object and upload there is %v", w.left())
+	}
+	put("bake1abcdefgh")
+	// Who may not look cannot tell.
+	w.Deny("s3:HeadObject") // as the emulator has it
+	if err := release(leaseObject, "", 0); err == nil || !strings.Contains(err.Error(), "cannot be told") {
+		t.Errorf("%v", err)
+	}
+	w.Deny()
+	data[dataAccount] = "999999999999"
+	if err := release(leaseObject, "", 0); err == nil || !strings.Contains(err.Error(), "the import was in 999999999999") || len(w.left()) != 2 {
+		t.Errorf("%v; %v", err, w.left())
+	}
+	data[dataAccount] = w.session.Account
+	if err := errors.Join(release(leaseObject, "", 0), release(leaseUpload, "", 0), release(leaseObject, "", 0), release(leaseUpload, "gone", 0)); err != nil {
+		t.Error(err)
+	}
+	w.only("")
+	if err := release("whale", "", 0); err == nil {
+		t.Error("a lease of a kind that there is not is given back")
+	}
+}
+
+// A killed conversion leaves no file, and no lease tells a secret.
+func TestLeases(t *testing.T) {
+	w := newWorld(t, ec2.Options{})
+	l := &ledger{}
+	p := w.newProcessor()
+	half := filepath.Join(w.dir, ".ingot-import-x.vmdk")
+	for range 2 {
+		w.file(filepath.Base(half), 10)
+		if err := p.Release(t.Context(), builders.Lease{Kind: leaseFile, Name: half}); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+			t.Error("the file is there")
+		}
+	}
+	if err := p.Release(t.Context(), builders.Lease{Kind: leaseFile, Name: half}); err != nil {
+		t.Errorf("a file that is gone: %v", err)
+	}
+	w.file("disk.raw", 1000)
+	key, secret := os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY")
+	if key == "" || secret == "" {
+		t.Fatal("the cloud has no keys")
+	}
+	l.before = func(string) {
+		if text := fmt.Sprintf("%+v", l.Open()); strings.Contains(text, key) || strings.Contains(text, secret) {
+			t.Errorf("the ledger has the keys: %s", text)
+		}
+	}
+	if _, _, err := w.begin(t.Context(), p, l, func(o *Options) { o.AccessKey, o.SecretKey = key, secret }, false, "disk.raw"); err != nil {
+		t.Fatal(err)
+	}
+	for _, lease := range l.Open() {
+		if lease.Data[builders.UntilRecorded] == "" {
+			t.Errorf("when all is well, the engine is left %+v", lease)
+		}
+	}
+	if err := l.release(t.Context(), w.newProcessor(), false); err != nil {
+		t.Error(err)
+	}
+	w.only("")
 }

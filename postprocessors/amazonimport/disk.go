@@ -72,30 +72,42 @@ func (o *Options) choose(files []string) (disk, error) {
 	return disk{}, fmt.Errorf("the artifact has several disk images, %s: say which with format", names())
 }
 
-// toVMDK converts the disk into a file beside it, which done removes. A
+// toVMDK converts the disk into a file beside it, which is leased. A
 // stream-optimized VMDK is compressed, and so the least to upload.
-func (d *disk) toVMDK(ctx context.Context, events event.Scope) (done func(), err error) {
+func (d *disk) toVMDK(ctx context.Context, events event.Scope, ledger *leases) (done func() error, err error) {
 	tool, err := exec.LookPath("qemu-img")
 	if err != nil {
 		return nil, fmt.Errorf("VM Import does not read %s, and there is no qemu-img here to convert it: install qemu-utils, "+
 			"or have the builder write a raw disk", filepath.Base(d.path))
 	}
-	f, err := os.CreateTemp(filepath.Dir(d.path), ".ingot-import-*.vmdk") // only its owner may read it
+	path, err := filepath.Abs(filepath.Join(filepath.Dir(d.path), ".ingot-import-"+ledger.id+".vmdk"))
 	if err != nil {
 		return nil, err
 	}
-	done = func() { _ = os.Remove(f.Name()) }
+	lease, err := ledger.Intend(ctx, leaseFile, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // only its owner may read it
+	if err != nil {
+		return nil, err
+	}
 	_ = f.Close()
+	done = func() error {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		return ledger.strike(ctx, lease)
+	}
 	events.Say(fmt.Sprintf("Converting %s to a compressed VMDK", filepath.Base(d.path)))
-	cmd := exec.CommandContext(ctx, tool, "convert", "-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized", "--", d.path, f.Name())
+	cmd := exec.CommandContext(ctx, tool, "convert", "-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized", "--", d.path, path)
 	cmd.WaitDelay = 10 * time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
-		done()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("convert %s: %w: %s", d.path, err, bytes.TrimSpace(out))
 	}
-	d.path, d.format, d.convert = f.Name(), "vmdk", false
+	d.path, d.format, d.convert = path, "vmdk", false
 	return done, nil
 }

@@ -1,6 +1,7 @@
 package amazonimport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,14 +9,13 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/ingotbuild/ingot/internal/awscloud"
+	"github.com/ingotbuild/ingot/internal/s3object"
 )
 
 const (
@@ -23,8 +23,7 @@ const (
 	lanes    = 4     // parts that are sent at a time
 )
 
-// upload puts the file into the bucket. Nothing of it stays there when it fails.
-// Nobody but the account sees the object: it has no ACL, and the bucket's own hold.
+// upload puts the file into the bucket. Nobody but the account sees the object: it has no ACL, and the bucket's own hold.
 func (j *job) upload(ctx context.Context, path string) (err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -49,90 +48,64 @@ func (j *job) upload(ctx context.Context, path string) (err error) {
 	}
 	// Who may not look may still write. If-None-Match below has the last word.
 	j.env.Events.Say(fmt.Sprintf("Uploading %s to s3://%s/%s", path, j.bucket, j.key))
-	start := time.Now()
+	if j.object, err = j.leases.Intend(ctx, leaseObject, j.bucket+"/"+j.key, nil); err != nil {
+		return err
+	}
+	lease, err := j.leases.Intend(ctx, leaseUpload, j.bucket+"/"+j.key, nil)
+	if err != nil {
+		return err
+	}
+	target := objectOf(j.session, j.object)
+	var tries s3object.Tries
 	begun, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &j.bucket, Key: &j.key, ServerSideEncryption: types.ServerSideEncryption(j.o.S3Encryption), SSEKMSKeyId: optional(j.o.S3EncryptionKey),
-		Metadata: map[string]string{mark: j.id},
-	})
+		Metadata: map[string]string{s3object.Mark: j.leases.id},
+	}, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, tries.Count) })
 	if err != nil {
+		refused := tries.Refused(ctx, err)
 		err = fmt.Errorf("begin the upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
-		if awscloud.IsUnanswered(err) || ctx.Err() != nil {
-			err = errors.Join(err, j.abortOthers(ctx, "", start))
+		if refused {
+			err = errors.Join(err, j.leases.strike(ctx, lease), j.leases.strike(ctx, j.object))
 		}
 		return err
 	}
-	if tries, ok := retry.GetAttemptResults(begun.ResultMetadata); ok && len(tries.Results) > 1 {
-		// A try whose answer was lost has begun an upload too.
-		if err := j.abortOthers(ctx, aws.ToString(begun.UploadId), start); err != nil {
-			j.env.Events.Warn(err.Error())
+	// A try whose answer was lost has begun an upload too. While that may be there
+	// the lease has no id, so that all are looked for.
+	one := tries == 1
+	if !one {
+		if e := target.EndUploads(ctx, aws.ToString(begun.UploadId)); e != nil {
+			j.env.Events.Warn(e.Error())
+		} else {
+			one = true
 		}
 	}
-	defer func() {
-		if err == nil {
-			return
+	if one {
+		if err := j.leases.created(ctx, lease, aws.ToString(begun.UploadId)); err != nil {
+			return err
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-		defer cancel()
-		// The answer of its completion may have been lost.
-		_, e := client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &j.bucket, Key: &j.key, UploadId: begun.UploadId})
-		var none *types.NoSuchUpload
-		if errors.As(e, &none) || awscloud.Code(e) == "NoSuchUpload" {
-			e = j.removeObject(ctx)
-		} else if e != nil {
-			e = fmt.Errorf("left behind: the upload %s to s3://%s/%s: %w", aws.ToString(begun.UploadId), j.bucket, j.key, awscloud.Explain(e))
-		}
-		err = errors.Join(err, e)
-	}()
+	}
 	parts, err := j.send(ctx, client, f, size, begun.UploadId)
 	if err != nil {
 		return fmt.Errorf("upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
 	}
-	_, err = client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+	done, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
 		Bucket: &j.bucket, Key: &j.key, UploadId: begun.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}, IfNoneMatch: aws.String("*"),
 	})
-	if err != nil && j.ours(ctx) {
-		err = nil // the answer to an earlier try was lost
+	if err != nil && target.There(ctx) {
+		done, err = &s3.CompleteMultipartUploadOutput{}, nil // the answer to an earlier try was lost
 	}
 	if err != nil {
 		return fmt.Errorf("complete the upload to s3://%s/%s: %w", j.bucket, j.key, awscloud.Explain(err))
 	}
-	return nil
-}
-
-// abortOthers ends the uploads to the key that began since the time, but for one.
-func (j *job) abortOthers(ctx context.Context, but string, since time.Time) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-	defer cancel()
-	client := j.session.S3("")
-	fail := func(err error) error {
-		return fmt.Errorf("perhaps left behind: an upload to s3://%s/%s that has begun without an answer: %w", j.bucket, j.key, awscloud.Explain(err))
-	}
-	since = since.Add(-5 * time.Minute) // S3's clock is another
-	pages := s3.NewListMultipartUploadsPaginator(client, &s3.ListMultipartUploadsInput{Bucket: &j.bucket, Prefix: &j.key})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		for _, u := range page.Uploads {
-			if aws.ToString(u.Key) != j.key || aws.ToString(u.UploadId) == but || aws.ToTime(u.Initiated).Before(since) {
-				continue
-			}
-			if _, err := client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &j.bucket, Key: u.Key, UploadId: u.UploadId}); err != nil {
-				return fail(err)
-			}
+	if one {
+		if err := j.leases.strike(ctx, lease); err != nil {
+			return err
 		}
 	}
-	return nil
-}
-
-// mark is the metadata that says which import an object is of.
-const mark = "ingot-build"
-
-// ours says whether the object is there, and the one that was uploaded here.
-func (j *job) ours(ctx context.Context) bool {
-	out, err := j.session.S3("").HeadObject(ctx, &s3.HeadObjectInput{Bucket: &j.bucket, Key: &j.key})
-	return err == nil && out.Metadata[mark] == j.id
+	if j.o.SkipClean {
+		return j.leases.strike(ctx, j.object)
+	}
+	return j.leases.created(ctx, j.object, cmp.Or(aws.ToString(done.ETag), whole))
 }
 
 // send sends the parts, a few at a time.
@@ -186,18 +159,26 @@ func (j *job) send(ctx context.Context, client *s3.Client, f io.ReaderAt, size i
 	return parts, nil
 }
 
-// removeObject removes the disk from the bucket, unless it is to stay.
-func (j *job) removeObject(ctx context.Context) error {
+// whole is an object's id where S3 has not told its ETag.
+const whole = "whole"
+
+// removeObject removes the disk from the bucket, unless it is to stay. What
+// fails here is tried again in the end.
+func (j *job) removeObject(ctx context.Context) {
 	if j.o.SkipClean {
-		return nil
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
-	_, err := j.session.S3("").DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &j.bucket, Key: &j.key})
-	if err == nil || awscloud.IsNotFound(err) {
-		return nil
+	l := j.object
+	l.ExternalID = whole
+	err := objectOf(j.session, l).Remove(ctx)
+	if err == nil {
+		err = j.leases.strike(ctx, l)
 	}
-	return fmt.Errorf("left behind: s3://%s/%s, the uploaded disk: %w", j.bucket, j.key, awscloud.Explain(err))
+	if err != nil {
+		j.env.Events.Warn(err.Error())
+	}
 }
 
 func optional(s string) *string {

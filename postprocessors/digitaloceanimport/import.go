@@ -5,6 +5,7 @@ package digitaloceanimport
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/digitalocean/godo"
 
 	"github.com/ingotbuild/ingot/builders"
@@ -73,15 +75,22 @@ type Options struct {
 type PostProcessor struct {
 	shared *docloud.Shared
 	o      Options
+	part   int64 // the size of a part of a large object
+	// sess and store are those of this process's import.
+	sess  *docloud.Session
+	store *s3.Client
 }
 
 // New returns a digitalocean-import post-processor with the default options.
 // shared is common to all components of a process.
 func New(shared *docloud.Shared) *PostProcessor {
-	return &PostProcessor{shared, Options{ImageDistribution: "Unknown", Timeout: 20 * time.Minute}}
+	return &PostProcessor{shared: shared, o: Options{ImageDistribution: "Unknown", Timeout: 20 * time.Minute}, part: partSize}
 }
 
-var _ postprocessors.PostProcessor = (*PostProcessor)(nil)
+var (
+	_ postprocessors.PostProcessor = (*PostProcessor)(nil)
+	_ postprocessors.Releaser      = (*PostProcessor)(nil)
+)
 
 // Options implements postprocessors.PostProcessor.
 func (p *PostProcessor) Options() any { return &p.o }
@@ -162,9 +171,6 @@ func diskImage(files []string) (string, error) {
 	return "", fmt.Errorf("the artifact has no file that ends in %s, with or without .gz or .bz2: it has %q", strings.Join(endings[:], ", "), files)
 }
 
-// cleanupTime is what is taken to remove things when a bake has been cancelled.
-const cleanupTime = 2 * time.Minute
-
 // Process implements postprocessors.PostProcessor.
 func (p *PostProcessor) Process(ctx context.Context, env *postprocessors.Env, in *builders.Artifact) (*builders.Artifact, bool, error) {
 	out, err := p.process(ctx, env, in)
@@ -174,7 +180,7 @@ func (p *PostProcessor) Process(ctx context.Context, env *postprocessors.Env, in
 	return out, false, nil
 }
 
-func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in *builders.Artifact) (_ *builders.Artifact, err error) {
+func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in *builders.Artifact) (*builders.Artifact, error) {
 	file, err := diskImage(in.Files)
 	if err != nil {
 		return nil, err
@@ -182,102 +188,96 @@ func (p *PostProcessor) process(ctx context.Context, env *postprocessors.Env, in
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(env.Dir, file)
 	}
-	sess, err := p.shared.Connect(&p.o.Access)
-	if err != nil {
+	if p.sess, err = p.shared.Connect(&p.o.Access); err != nil {
 		return nil, err
 	}
 	key, err := render.String(cmp.Or(p.o.SpaceObjectName, "packer-import-{{timestamp}}"), nil, env.Template)
 	if err != nil {
 		return nil, fmt.Errorf("space_object_name: %w", err)
 	}
-	space, err := p.space(key)
+	at, err := p.endpoint()
 	if err != nil {
 		return nil, err
 	}
-	before, err := sess.Images(ctx, docloud.ImageQuery{Type: "user", Name: p.o.ImageName})
-	if err != nil {
-		return nil, fmt.Errorf("list the images: %w", err)
+	if p.store, err = p.client(at, p.o.SpacesRegion); err != nil {
+		return nil, err
 	}
-
+	// The lease of the image tells the account, so it is asked for first.
+	ref, err := p.sess.Ref(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask whose the token is: %w", err)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	env.Events.Say(fmt.Sprintf("Putting %s into the Space %s as %s, where only you can read it", filepath.Base(file), p.o.SpaceName, key))
-	if !p.o.SkipClean {
-		defer func() {
-			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-			defer cancel()
-			if derr := space.remove(cctx); derr != nil {
-				derr = fmt.Errorf("remove %s from the Space %s, where it costs money: %w", key, p.o.SpaceName, derr)
-				if err == nil {
-					env.Events.Warn(derr.Error()) // the image is there
-					return
-				}
-				err = errors.Join(err, derr)
-			}
-		}()
+	id := env.BakeID + strings.ToLower(rand.Text()[:8])
+	up := &upload{PostProcessor: p, leases: env.Leases, data: map[string]string{dataID: id, dataRegion: p.o.SpacesRegion, dataSpace: p.o.SpaceName, dataKey: key}}
+	if at != nil {
+		up.data[dataEndpoint] = at.String()
 	}
-	if err := space.put(ctx, f, env.Events.Progress); err != nil {
+	if err := up.put(ctx, f, env.Events.Progress); err != nil {
 		return nil, fmt.Errorf("put the image into the Space %s: %w", p.o.SpaceName, err)
 	}
-	address, err := space.address(ctx, max(p.o.Timeout, time.Hour))
+	address, err := up.address(ctx, max(p.o.Timeout, time.Hour))
 	if err != nil {
 		return nil, err
 	}
-	image, err := p.create(ctx, sess, address, before)
+	image, err := p.create(ctx, env.Leases, ref, "ingot-"+id, address)
 	if err != nil {
 		return nil, err
 	}
 	env.Events.Say(fmt.Sprintf("DigitalOcean makes the image %s (%d)", p.o.ImageName, image))
-	regions, err := p.finish(ctx, sess, image, address)
+	regions, err := p.finish(ctx, p.sess, image, address)
 	if err != nil {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-		defer cancel()
-		_, _, derr := docloud.Search(cctx, sess, func(ctx context.Context) (struct{}, bool, error) { // it may not be seen yet
-			found, err := sess.DeleteImage(ctx, image)
-			return struct{}{}, found, err
-		})
-		if derr != nil {
-			err = errors.Join(err, fmt.Errorf("remove the image %d again: %w", image, derr))
-		}
 		return nil, err
 	}
-	return artifact(sess, p.o.ImageName, image, regions), nil
+	if err := up.done(ctx); err != nil {
+		env.Events.Warn(fmt.Sprintf("%s is in the Space %s still, where it costs money: %v", key, p.o.SpaceName, err)) // it is tried again in the end
+	}
+	return artifact(p.sess, p.o.ImageName, image, regions), nil
 }
 
 // create asks DigitalOcean for the image. The API makes another with each call:
-// after a call without an answer it is looked for among those of its name.
-//
-// A call that has begun is not cut off: there is no ledger here that would say
-// what it may have made.
-func (p *PostProcessor) create(ctx context.Context, s *docloud.Session, address string, before []godo.Image) (int, error) {
-	if ctx.Err() != nil {
-		return 0, context.Cause(ctx)
+// after a call without an answer it is looked for by the name that it has until
+// it is finished.
+func (p *PostProcessor) create(ctx context.Context, leases builders.Leases, ref docloud.Ref, name, address string) (int, error) {
+	lease, err := leases.Intend(ctx, leaseImage, name, ref.Data(map[string]string{builders.UntilRecorded: "yes"}))
+	if err != nil {
+		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
 	req := &godo.CustomImageCreateRequest{
-		Name: p.o.ImageName, Url: address, Region: p.o.ImageRegions[0], Distribution: p.o.ImageDistribution, Description: p.o.ImageDescription, Tags: p.o.ImageTags,
+		Name: name, Url: address, Region: p.o.ImageRegions[0], Distribution: p.o.ImageDistribution, Description: p.o.ImageDescription, Tags: p.o.ImageTags,
 	}
-	i, err := docloud.Once(ctx, s, func(ctx context.Context) (*godo.Image, error) {
-		i, _, err := s.API.Images.Create(ctx, req)
+	var calls []error
+	i, err := docloud.Once(ctx, p.sess, func(ctx context.Context) (*godo.Image, error) {
+		i, _, err := p.sess.API.Images.Create(ctx, req)
+		calls = append(calls, err)
 		return i, err
 	}, func(ctx context.Context) (*godo.Image, bool, error) {
-		all, err := docloud.Pages(ctx, s.API.Images.ListUser)
-		for i := range all {
-			known := slices.ContainsFunc(before, func(b godo.Image) bool { return b.ID == all[i].ID })
-			if all[i].Name == p.o.ImageName && all[i].Type == "custom" && !known {
-				return &all[i], true, nil
-			}
+		all, err := named(ctx, p.sess, name)
+		if len(all) == 0 {
+			return nil, false, err
 		}
-		return nil, false, err
+		return &all[0], true, nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("make the image: %w", hide(err, address))
+		refused := len(calls) == 1 && docloud.Refused(calls[0])
+		err = fmt.Errorf("make the image: %w", hide(err, address))
+		if refused {
+			err = errors.Join(err, leases.Released(context.WithoutCancel(ctx), lease))
+		}
+		return 0, err
 	}
-	return i.ID, nil
+	return i.ID, leases.Created(context.WithoutCancel(ctx), lease, strconv.Itoa(i.ID))
+}
+
+// named are the custom images of that name.
+func named(ctx context.Context, s *docloud.Session, name string) ([]godo.Image, error) {
+	all, err := docloud.Pages(ctx, s.API.Images.ListUser)
+	return slices.DeleteFunc(all, func(i godo.Image) bool { return i.Name != name || i.Type != "custom" }), err
 }
 
 // hide takes the address of the object out of an error: who has it can read the object.
@@ -288,7 +288,8 @@ func hide(err error, address string) error {
 	return err
 }
 
-// finish waits for the image and brings it to its other regions, side by side.
+// finish waits for the image, brings it to its other regions, side by side, and
+// gives it its name.
 func (p *PostProcessor) finish(ctx context.Context, s *docloud.Session, id int, address string) (regions []string, err error) {
 	w := docloud.Wait{What: fmt.Sprintf("DigitalOcean to import image %d", id), Option: "timeout", Timeout: p.o.Timeout, First: 2 * time.Second}
 	start := time.Now()
@@ -326,7 +327,18 @@ func (p *PostProcessor) finish(ctx context.Context, s *docloud.Session, id int, 
 		})
 	}
 	wg.Wait()
-	return regions, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	w = docloud.Wait{What: fmt.Sprintf("image %d to take its name", id), Option: "timeout", Timeout: p.o.Timeout}
+	err = s.Patiently(ctx, w, func(ctx context.Context) error {
+		_, _, err := s.API.Images.Update(ctx, id, &godo.ImageUpdateRequest{Name: p.o.ImageName})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("name the image %d: %w", id, err)
+	}
+	return regions, nil
 }
 
 func artifact(s *docloud.Session, name string, id int, regions []string) *builders.Artifact {

@@ -88,10 +88,29 @@ func (s *said) text() string {
 	return strings.Join(s.lines, "\n")
 }
 
+// process imports the file, and does with its leases what the engine does.
 func process(t *testing.T, c *digitalocean.Cloud, ctx context.Context, file, more string) (*builders.Artifact, *said, error) {
 	t.Helper()
-	p := New(docloud.NewShared(docloud.Tempo{Scale: quick}))
-	body := fmt.Sprintf("api_url = %q\napi_token = %q\nspaces_region = \"nyc3\"\nspace_name = \"images\"\nimage_name = \"imported\"\nimage_regions = [\"nyc3\", \"fra1\", \"fra1\", \"sgp1\"]\n%s", c.URL(), c.Token(), more)
+	p, l := newProcessor(), &ledger{}
+	a, s, err := begin(t, c, ctx, p, l, file, more)
+	if e := l.release(ctx, p, err == nil); e != nil {
+		t.Errorf("%v; %v", err, e)
+	}
+	return a, s, err
+}
+
+// newProcessor makes a post-processor as another process would.
+func newProcessor() *PostProcessor { return New(docloud.NewShared(docloud.Tempo{Scale: quick})) }
+
+// begin imports the file, and leaves what it leaves.
+func begin(t *testing.T, c *digitalocean.Cloud, ctx context.Context, p *PostProcessor, l *ledger, file, more string) (*builders.Artifact, *said, error) {
+	t.Helper()
+	return beginWith(t, c, ctx, p, l, file, "image_regions = [\"nyc3\", \"fra1\", \"fra1\", \"sgp1\"]\n"+more)
+}
+
+func beginWith(t *testing.T, c *digitalocean.Cloud, ctx context.Context, p *PostProcessor, l *ledger, file, more string) (*builders.Artifact, *said, error) {
+	t.Helper()
+	body := fmt.Sprintf("api_url = %q\napi_token = %q\nspaces_region = \"nyc3\"\nspace_name = \"images\"\nimage_name = \"imported\"\n%s", c.URL(), c.Token(), more)
 	f, diags := hclsyntax.ParseConfig([]byte(body), "x.hcl", hcl.InitialPos)
 	if !diags.HasErrors() {
 		diags = config.Decode(f.Body, nil, p.Options())
@@ -100,7 +119,7 @@ func process(t *testing.T, c *digitalocean.Cloud, ctx context.Context, file, mor
 		t.Fatal(diags)
 	}
 	s := &said{}
-	env := &postprocessors.Env{Dir: t.TempDir(), Events: event.Scope{Sink: event.Func(func(e event.Event) {
+	env := &postprocessors.Env{BakeID: bakeID, Dir: t.TempDir(), Leases: l, Events: event.Scope{Sink: event.Func(func(e event.Event) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.lines = append(s.lines, e.Text)
@@ -238,11 +257,16 @@ func TestParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := p.space("large")
+	at, err := p.endpoint()
+	if err == nil {
+		p.store, err = p.client(at, "nyc3")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.part = 5 << 20
+	p.part = 5 << 20
+	l := &ledger{}
+	u := &upload{PostProcessor: p, leases: l, data: map[string]string{dataID: "x", dataRegion: "nyc3", dataSpace: "images", dataKey: "large"}}
 	var mu sync.Mutex
 	var last int64
 	progress := func(done, _ int64) {
@@ -250,31 +274,42 @@ func TestParts(t *testing.T) {
 		defer mu.Unlock()
 		last = max(last, done)
 	}
-	if err := s.put(t.Context(), f, progress); err != nil {
+	if err := u.put(t.Context(), f, progress); err != nil {
 		t.Fatal(err)
 	}
 	if last != int64(len(content)) {
 		t.Errorf("progress ended at %d of %d", last, len(content))
 	}
-	at, err := s.address(t.Context(), time.Hour)
+	where, err := u.address(t.Context(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fetch(t, at); !bytes.Equal(got, content) {
+	if got := fetch(t, where); !bytes.Equal(got, content) {
 		t.Errorf("got %d bytes, want %d", len(got), len(content))
 	}
-	if bare, _, _ := strings.Cut(at, "?"); len(fetch(t, bare)) > 1000 {
+	if bare, _, _ := strings.Cut(where, "?"); len(fetch(t, bare)) > 1000 {
 		t.Error("anyone can read the object")
 	}
-	if err := s.remove(t.Context()); err != nil {
+	if open := l.Open(); len(open) != 1 || open[0].Kind != leaseObject {
+		t.Errorf("leases %+v", open)
+	}
+	for range 2 {
+		if err := p.Release(t.Context(), u.object); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := u.done(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := s.remove(t.Context()); err != nil {
-		t.Errorf("removed twice: %v", err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := s.put(ctx, f, func(int64, int64) { cancel() }); !errors.Is(err, context.Canceled) {
+	if err := u.put(ctx, f, func(int64, int64) { cancel() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+	if up := c.Left("upload"); len(up) != 1 {
+		t.Errorf("uploads %v", up)
+	}
+	if err := l.release(t.Context(), p, false); err != nil {
+		t.Error(err)
 	}
 	clean(t, c)
 }

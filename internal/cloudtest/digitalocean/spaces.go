@@ -5,6 +5,7 @@ package digitalocean
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -49,13 +51,27 @@ type object struct {
 	size             int64
 	modified         time.Time
 	public           bool
+	meta             http.Header // what the uploader says of it
 }
 
 // upload is a multipart upload that is not finished.
 type upload struct {
 	name, kind string
 	public     bool
+	meta       http.Header
+	begun      time.Time
 	parts      map[int]*object
+}
+
+// meta are the headers in which an uploader says something of an object.
+func meta(h http.Header) http.Header {
+	m := http.Header{}
+	for k, v := range h {
+		if strings.HasPrefix(k, "X-Amz-Meta-") {
+			m[k] = v
+		}
+	}
+	return m
 }
 
 func newSpaces(dir string, buckets []string, plan *fault.Plan) (*spaces, error) {
@@ -137,10 +153,10 @@ func answerXML(w http.ResponseWriter, r *http.Request, status int, body any) {
 }
 
 // handler puts the plan before the store. The plan gets no bodies: they may be large.
-// What is read from the store is not its business.
+// That an object is read is not its business.
 func (s *spaces) handler(plan *fault.Plan) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet {
+		if r.Method == http.MethodGet && !r.URL.Query().Has("uploads") {
 			s.serve(w, r)
 			return
 		}
@@ -216,6 +232,9 @@ func (s *spaces) call(w http.ResponseWriter, r *http.Request) error {
 			w.WriteHeader(http.StatusOK) // the bucket is there
 			return nil
 		}
+		if r.Method == http.MethodGet && q.Has("uploads") {
+			return s.listUploads(w, r, bucket, q.Get("prefix"))
+		}
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		return s.get(w, r, full)
 	case r.Method == http.MethodPut && q.Has("uploadId"):
@@ -261,7 +280,7 @@ func (s *spaces) store(r *http.Request) (*object, error) {
 	}
 	s.mu.Lock()
 	s.last++
-	o := &object{file: filepath.Join(s.dir, strconv.Itoa(s.last)), kind: r.Header.Get("Content-Type"), modified: time.Now(), public: public}
+	o := &object{file: filepath.Join(s.dir, strconv.Itoa(s.last)), kind: r.Header.Get("Content-Type"), modified: time.Now(), public: public, meta: meta(r.Header)}
 	s.mu.Unlock()
 	f, err := os.OpenFile(o.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -389,6 +408,7 @@ func (s *spaces) get(w http.ResponseWriter, r *http.Request, full string) error 
 	}
 	defer f.Close()
 	w.Header().Set("ETag", `"`+o.etag+`"`)
+	maps.Copy(w.Header(), o.meta)
 	if o.kind != "" {
 		w.Header().Set("Content-Type", o.kind)
 	}
@@ -403,12 +423,34 @@ func (s *spaces) beginUpload(w http.ResponseWriter, r *http.Request, bucket, nam
 	}
 	id := "2~" + randomHex(16)
 	s.mu.Lock()
-	s.pending[id] = &upload{name: bucket + "/" + name, kind: r.Header.Get("Content-Type"), public: public, parts: map[int]*object{}}
+	s.pending[id] = &upload{name: bucket + "/" + name, kind: r.Header.Get("Content-Type"), public: public, meta: meta(r.Header), begun: time.Now(), parts: map[int]*object{}}
 	s.mu.Unlock()
 	answerXML(w, r, http.StatusOK, struct {
 		XMLName               xml.Name `xml:"InitiateMultipartUploadResult"`
 		Bucket, Key, UploadId string
 	}{Bucket: bucket, Key: name, UploadId: id})
+	return nil
+}
+
+func (s *spaces) listUploads(w http.ResponseWriter, r *http.Request, bucket, prefix string) error {
+	type entry struct{ Key, UploadId, Initiated string }
+	list := struct {
+		XMLName     xml.Name `xml:"ListMultipartUploadsResult"`
+		Bucket      string
+		IsTruncated bool
+		Upload      []entry
+	}{Bucket: bucket}
+	s.mu.Lock()
+	for id, u := range s.pending {
+		if b, key, _ := strings.Cut(u.name, "/"); b == bucket && strings.HasPrefix(key, prefix) {
+			list.Upload = append(list.Upload, entry{key, id, u.begun.UTC().Format("2006-01-02T15:04:05.000Z")})
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list.Upload, func(a, b entry) int {
+		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.UploadId, b.UploadId))
+	})
+	answerXML(w, r, http.StatusOK, list)
 	return nil
 }
 
@@ -460,7 +502,7 @@ func (s *spaces) completeUpload(w http.ResponseWriter, r *http.Request, bucket, 
 		return errNoUpload
 	}
 	s.last++
-	o := &object{file: filepath.Join(s.dir, strconv.Itoa(s.last)), kind: u.kind, modified: time.Now(), public: u.public}
+	o := &object{file: filepath.Join(s.dir, strconv.Itoa(s.last)), kind: u.kind, modified: time.Now(), public: u.public, meta: u.meta}
 	sums := md5.New()
 	f, err := os.OpenFile(o.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
