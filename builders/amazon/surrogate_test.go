@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -596,12 +597,11 @@ func everyFaultOfSnapshot(t *testing.T, c *cloud, typ string, fresh func() build
 				}
 				points++
 				t.Run(fmt.Sprintf("%s, %s, once %v", call.Action, f, once), func(t *testing.T) {
-					hits := 0
+					var hits atomic.Int32
 					try(t, func(at fault.Call) fault.Fault {
-						if at.Action != call.Action || once && hits > 0 {
+						if at.Action != call.Action || hits.Add(1) > 1 && once {
 							return fault.None
 						}
-						hits++
 						return f
 					})
 				})
