@@ -212,7 +212,7 @@ func (m *moto) testBake(t *testing.T) {
 	before := m.inventory(t)
 	stand := m.standIn(t)
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{"small.pkr.hcl": motoTemplate(t, *subnet.Subnet.SubnetId)})
+	writeFiles(t, dir, map[string]string{"small.pkr.hcl": smallWith(t, fmt.Sprintf("subnet_id = %q", *subnet.Subnet.SubnetId))})
 	out := ingotDone(t, t.TempDir(), m.env, "build", "-var", "n=moto", "-var", "profile=", filepath.Join(dir, "small.pkr.hcl"))
 	for _, region := range motoRegions {
 		m.checkImage(t, region)
@@ -235,14 +235,14 @@ func (m *moto) testBake(t *testing.T) {
 	}
 }
 
-// motoTemplate is smallAMI in a subnet of loopback addresses.
-func motoTemplate(t *testing.T, subnet string) string {
+// smallWith is smallAMI with a further option.
+func smallWith(t *testing.T, option string) string {
 	t.Helper()
-	const at = `  ssh_username  = "admin"` + "\n"
-	if !strings.Contains(smallAMI, at) {
+	const after = `  ssh_username  = "admin"` + "\n"
+	if !strings.Contains(smallAMI, after) {
 		t.Fatal("smallAMI has changed")
 	}
-	return strings.Replace(smallAMI, at, at+fmt.Sprintf("  subnet_id     = %q\n", subnet), 1)
+	return strings.Replace(smallAMI, after, after+"  "+option+"\n", 1)
 }
 
 // checkImage checks the AMI that the bake has made in a region. moto's copies
@@ -275,7 +275,7 @@ func (m *moto) checkImage(t *testing.T, region string) {
 func (m *moto) testGuard(t *testing.T) {
 	before := m.inventory(t)
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{"small.pkr.hcl": smallAMI})
+	writeFiles(t, dir, map[string]string{"small.pkr.hcl": smallWith(t, `ssh_timeout = "10s"`)})
 	cmd, out := ingotIn(t.TempDir(), m.env, "build", "-var", "n=guard", "-var", "profile=", filepath.Join(dir, "small.pkr.hcl"))
 	err := cmd.Run()
 	if said := regexp.MustCompile(`loopback addresses only, not to 54\.214\.[0-9]+\.[0-9]+:22\b`); err == nil || !said.MatchString(out.String()) {
