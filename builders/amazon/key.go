@@ -134,7 +134,7 @@ func decryptPassword(data string, key []byte) (string, error) {
 	if !ok {
 		return "", errors.New("the password of the instance is encrypted for an RSA key, and the key pair's is none")
 	}
-	//nolint:staticcheck // EC2 encrypts by PKCS #1 v1.5 and by nothing else.
+	//lint:ignore SA1019 EC2 encrypts by PKCS #1 v1.5 and by nothing else.
 	plain, err := rsa.DecryptPKCS1v15(nil, rsaKey, sealed)
 	if err != nil {
 		return "", errors.New("the password of the instance cannot be decrypted: the key is not the key pair's")

@@ -142,6 +142,7 @@ func TestDecryptPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	//lint:ignore SA1019 EC2 encrypts by PKCS #1 v1.5 and by nothing else.
 	sealed, err := rsa.EncryptPKCS1v15(rand.Reader, k.(ssh.CryptoPublicKey).CryptoPublicKey().(*rsa.PublicKey), []byte("s3cret"))
 	if err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ func newPart(kind, name, body string) part {
 // mergeUserData adds to user data of any form. What cannot be added to is left
 // as it is, and says why. It is at most what EC2 takes, compressed where it must be.
 func mergeUserData(user []byte, add extra) (merged, error) {
-	m := merged{data: user}
+	var m merged
 	var err error
 	if add.windows || isWindows(user) {
 		m = mergeWindows(user, add)

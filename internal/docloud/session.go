@@ -44,9 +44,8 @@ type Session struct {
 	droplets  watch[*godo.Droplet]
 	actions   watch[*godo.Action]
 
-	mu      sync.Mutex
-	account *string
-	facts   map[string]*fact
+	mu    sync.Mutex
+	facts map[string]*fact
 }
 
 // fact is something asked for once.

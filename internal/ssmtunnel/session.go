@@ -199,7 +199,7 @@ func (s *session) serve(ctx context.Context, where, token string) error {
 	}
 	// The token is not to go anywhere else.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error {
-		return errors.New("Session Manager sends its client elsewhere")
+		return errors.New("the service sends its client elsewhere")
 	}
 	//nolint:bodyclose // the library's: the body is only for reading
 	ws, _, err := websocket.Dial(opening, where, &websocket.DialOptions{HTTPClient: &client})
