@@ -674,7 +674,7 @@ func TestEveryFault(t *testing.T) {
 	var points []point
 	seen := map[string]bool{}
 	for _, call := range c.Plan().Calls() {
-		for _, f := range []fault.Fault{fault.Refuse, fault.Fail, fault.Throttle, fault.Cut, fault.CutAfter, fault.FailAfter} {
+		for _, f := range fault.Sample(call.N, []fault.Fault{fault.Refuse, fault.Fail, fault.Throttle, fault.Cut, fault.CutAfter, fault.FailAfter}) {
 			// Who is throttled slows down, for seconds: three kinds of calls are enough.
 			if f == fault.Throttle && !slices.Contains([]string{"RegisterImage", "CopyImage", "ModifyImageAttribute"}, call.Action) {
 				continue

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -59,14 +60,17 @@ func components() (bake.Components, error) {
 		Wanted:   wanted,
 	}
 	versions := new(ansible.Versions)
-	clouds := newClouds()
+	clouds := newClouds(filepath.Join(dir, "amazon-timings.json"))
 	return bake.Components{
 		Builders: map[string]func() builders.Builder{
-			"amazon-ebs":   func() builders.Builder { return amazon.New(clouds.amazon) },
-			"digitalocean": func() builders.Builder { return digitalocean.New(clouds.digitalocean) },
-			"file":         func() builders.Builder { return filebuilder.New() },
-			"null":         func() builders.Builder { return nullbuilder.New() },
-			"sandbox":      func() builders.Builder { return boxbuilder.New(env) },
+			"amazon-chroot":       func() builders.Builder { return amazon.NewChroot(clouds.amazon) },
+			"amazon-ebssurrogate": func() builders.Builder { return amazon.NewSurrogate(clouds.amazon) },
+			"amazon-ebsvolume":    func() builders.Builder { return amazon.NewVolume(clouds.amazon) },
+			"amazon-ebs":          func() builders.Builder { return amazon.New(clouds.amazon) },
+			"digitalocean":        func() builders.Builder { return digitalocean.New(clouds.digitalocean) },
+			"file":                func() builders.Builder { return filebuilder.New() },
+			"null":                func() builders.Builder { return nullbuilder.New() },
+			"sandbox":             func() builders.Builder { return boxbuilder.New(env) },
 		},
 		Provisioners: map[string]func() provisioners.Provisioner{
 			"ansible":           func() provisioners.Provisioner { return ansible.New(versions) },
@@ -103,27 +107,32 @@ type sharedClouds struct {
 	digitalocean *docloud.Shared
 }
 
-// newClouds makes what the components of each cloud share. With
-// INGOT_EMULATED_CLOUD=SPEED the clouds are emulated on this host: what they do
-// takes so much less time than really, and of Amazon nothing but loopback is
-// connected to.
-func newClouds() sharedClouds {
+// newClouds makes what the components of each cloud share; timings is where it
+// is kept how long things take there, "" for nowhere.
+//
+// With INGOT_EMULATED_CLOUD=SPEED the clouds are emulated on this host: what they
+// do takes so much less time than really, of Amazon nothing but loopback is
+// connected to, and the devices of volumes are in INGOT_EMULATED_DEVICES.
+func newClouds(timings string) sharedClouds {
+	o, tempo := awscloud.Options{TimingsFile: timings}, docloud.Tempo{}
 	text := os.Getenv("INGOT_EMULATED_CLOUD")
 	if text == "" {
-		return sharedClouds{amazon.NewEnv(awscloud.NewShared(awscloud.Options{})), docloud.NewShared(docloud.Tempo{})}
+		return sharedClouds{amazon.NewEnv(awscloud.NewShared(o)), docloud.NewShared(tempo)}
 	}
 	speed, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(speed > 0) {
 		speed = 1 // it is loopback that counts
 	}
-	c := sharedClouds{amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, Speed: speed})), docloud.NewShared(docloud.Tempo{Scale: speed})}
+	o.Guard, o.Speed, tempo.Scale = awscloud.LoopbackOnly, speed, speed
+	c := sharedClouds{amazon.NewEnv(awscloud.NewShared(o)), docloud.NewShared(tempo)}
 	c.amazon.Settle = time.Duration(float64(c.amazon.Settle) / speed)
+	c.amazon.DevDir = os.Getenv("INGOT_EMULATED_DEVICES")
 	return c
 }
 
 // dataSources are the data sources that templates may read.
 func dataSources() map[string]func() datasources.Source {
-	clouds := newClouds()
+	clouds := newClouds("")
 	aws := clouds.amazon.Shared
 	return map[string]func() datasources.Source{
 		"amazon-ami":            func() datasources.Source { return dataamazon.NewAMI(aws) },

@@ -510,7 +510,7 @@ func TestEveryFault(t *testing.T) {
 	}
 	for _, action := range actions {
 		for at := 1; at <= min(counts[action], 2); at++ {
-			kinds := faults
+			kinds := fault.Sample(points, faults)
 			if at > 1 {
 				kinds = []fault.Fault{fault.Refuse, fault.CutAfter}
 			}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"sync"
 )
@@ -65,6 +66,17 @@ func (f Fault) String() string {
 // All are the faults, without None.
 func All() []Fault {
 	return []Fault{Refuse, Fail, Throttle, Cut, CutAfter, FailAfter, Hang, HangAfter}
+}
+
+// Sample is some of the faults for the nth of many calls, so that over the calls
+// each has its turn. With INGOT_EVERY_FAULT=1 it is all of them: where every call
+// goes wrong in every way, that takes many minutes.
+func Sample(n int, of []Fault) []Fault {
+	if os.Getenv("INGOT_EVERY_FAULT") == "1" || len(of) < 3 {
+		return of
+	}
+	i := n % len(of)
+	return []Fault{of[i], of[(i+len(of)/2)%len(of)]}
 }
 
 // Plan records the calls and decides of their faults. The zero Plan has none.

@@ -48,13 +48,18 @@ func run(scale float64, left bool, command []string) (code int, err error) {
 	defer func() { err = errors.Join(err, c.Close()) }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	speed := 50.0
+	if scale > 0 {
+		speed = 1 / scale
+	}
+	env := append(c.Env(), fmt.Sprintf("INGOT_EMULATED_CLOUD=%g", speed))
 	if len(command) == 0 {
-		for _, e := range c.Env() {
+		for _, e := range env {
 			name, value, _ := strings.Cut(e, "=")
 			fmt.Printf("export %s='%s'\n", name, value)
 		}
 		<-ctx.Done()
-	} else if code, err = obey(ctx, c.Env(), command); err != nil {
+	} else if code, err = obey(ctx, env, command); err != nil {
 		return 0, err
 	}
 	if left {

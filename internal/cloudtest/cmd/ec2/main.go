@@ -79,7 +79,7 @@ func run(o options, command []string) (code int, err error) {
 	if o.host {
 		env = append(env, c.MetadataEnv()...)
 	}
-	env = append(env, fmt.Sprintf("INGOT_EMULATED_CLOUD=%g", o.speed), "INGOT_EC2_CHECKIP="+c.CheckIPURL(), "INGOT_EC2_DEVICE_DIR="+c.DeviceDir())
+	env = append(env, fmt.Sprintf("INGOT_EMULATED_CLOUD=%g", o.speed), "INGOT_EMULATED_DEVICES="+c.DeviceDir())
 	if len(command) == 0 {
 		for _, e := range env {
 			name, value, _ := strings.Cut(e, "=")
