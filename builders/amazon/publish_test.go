@@ -175,7 +175,7 @@ func TestEveryFaultOfPublish(t *testing.T) {
 	outcomes := map[string]int{}
 	n := 0
 	for _, call := range calls {
-		for _, f := range []fault.Fault{fault.Refuse, fault.Cut, fault.CutAfter} {
+		for _, f := range fault.Sample(call.N, []fault.Fault{fault.Refuse, fault.Cut, fault.CutAfter}) {
 			key := call.Action + " " + call.Region + " " + f.String()
 			if seen[key] {
 				continue
