@@ -48,7 +48,7 @@ build {
 	}
 	want := map[string]string{
 		"2: the source is bad":                  "",
-		`4: Unknown builder type "fak"`:         `Did you mean "fake"? There are fake, proven, slow.`,
+		`4: Unknown builder type "fak"`:         `Did you mean "fake"? There are fake, proven, public, slow.`,
 		"6: Unsupported argument":               got["6: Unsupported argument"],
 		"12: the step is bad":                   "",
 		`14: Unknown provisioner type "doo"`:    `Did you mean "do"? There are do.`,

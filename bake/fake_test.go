@@ -96,6 +96,7 @@ func (w *world) components() bake.Components {
 			"fake":   func() builders.Builder { return &builder{world: w} },
 			"proven": func() builders.Builder { return &prover{builder{world: w}} },
 			"slow":   func() builders.Builder { return &slow{prover{builder{world: w}}} },
+			"public": func() builders.Builder { return &public{slow{prover{builder{world: w}}}} },
 		},
 		Provisioners: do,
 		PostProcessors: map[string]func() postprocessors.PostProcessor{
@@ -332,6 +333,33 @@ func (b *slow) Resume(ctx context.Context, run *builders.Run, open []builders.Le
 	a := b.world.artifact("img-" + run.Source)
 	a.Places = []builders.Place{{Platform: "fake", ID: a.ID, Location: "shelf"}}
 	return a, nil
+}
+
+// public is a builder whose images others see.
+type public struct{ slow }
+
+func (b *public) Snapshot(ctx context.Context, run *builders.Run) (*builders.Artifact, error) {
+	a, err := b.slow.Snapshot(ctx, run)
+	return b.shown(ctx, run, a, err)
+}
+
+func (b *public) Resume(ctx context.Context, run *builders.Run, open []builders.Lease) (*builders.Artifact, error) {
+	a, err := b.slow.Resume(ctx, run, open)
+	return b.shown(ctx, run, a, err)
+}
+
+func (b *public) shown(ctx context.Context, run *builders.Run, a *builders.Artifact, err error) (*builders.Artifact, error) {
+	if err != nil || run.Unproven {
+		return a, err
+	}
+	return a, b.world.note(ctx, "show %s", a.ID)
+}
+
+func (b *public) Publish(ctx context.Context, run *builders.Run, a *builders.Artifact) (*builders.Artifact, error) {
+	if run.Unproven {
+		b.world.t.Error("it is to be published, and is called unproven")
+	}
+	return b.shown(ctx, run, a, nil)
 }
 
 func (b *builder) Release(ctx context.Context, l builders.Lease) error {

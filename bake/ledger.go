@@ -83,6 +83,30 @@ func (l *ledger) Open() []builders.Lease {
 	return slices.Clone(l.leases)
 }
 
+// renew writes what a resume has to know into the leases that have it. They are
+// leased anew, since a lease does not change: of two, the newer counts.
+func (l *ledger) renew(ctx context.Context, resume string) error {
+	l.resume = resume
+	for _, old := range l.Open() {
+		if old.Data[resumeKey] == "" {
+			continue
+		}
+		again, err := l.Intend(ctx, old.Kind, old.Name, old.Data)
+		if err != nil {
+			return err
+		}
+		if old.ExternalID != "" {
+			if err := l.Created(ctx, again, old.ExternalID); err != nil {
+				return err
+			}
+		}
+		if err := l.Released(ctx, old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // settle strikes the leases that guarded what is finished, oldest first.
 func (l *ledger) settle(ctx context.Context) error {
 	for _, lease := range l.Open() {

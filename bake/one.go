@@ -107,6 +107,7 @@ func (o *one) image(ctx context.Context) (_ *builders.Artifact, err error) {
 	o.brun = &builders.Run{
 		BakeID: id, Name: b.Name, Type: b.Component.Type, Source: b.Source, Image: b.Image, Dir: o.Dir, Force: o.Force,
 		Created: time.Now(), SourceDateEpoch: o.Epoch, Leases: o.ledger, Events: o.scope(""), Values: map[string]string{},
+		Unproven: len(b.Proofs) > 0,
 	}
 	newBuilder, ok := o.Components.Builders[b.Component.Type]
 	if !ok {
@@ -166,17 +167,9 @@ func (o *one) image(ctx context.Context) (_ *builders.Artifact, err error) {
 	if o.ledger.resume, err = o.resumeData(); err != nil {
 		return nil, err
 	}
-	if err := o.step(ctx, "snapshot", func(ctx context.Context, s event.Scope) error {
-		o.brun.Events = s
-		a, err = o.builder.Snapshot(ctx, o.brun)
-		return err
+	if a, leave, err = o.making(ctx, "snapshot", func(ctx context.Context) (*builders.Artifact, error) {
+		return o.builder.Snapshot(ctx, o.brun)
 	}); err != nil {
-		if ctx.Err() == nil && errors.Is(err, builders.ErrUnfinished) {
-			o.ledger.unfinished, o.ledger.kept = true, true
-			return nil, fmt.Errorf("%w; `ingot resume %s` finishes it, `ingot sweep -unfinished` gives it up", err, id)
-		}
-		err = cause(ctx, err)
-		leave = o.failed(ctx)
 		return nil, err
 	}
 	if len(b.Proofs) > 0 {
@@ -190,15 +183,58 @@ func (o *one) image(ctx context.Context) (_ *builders.Artifact, err error) {
 		} else {
 			leave = o.failed(ctx)
 		}
+		made := a
+		if err == nil {
+			a, leave, err = o.publish(ctx, made)
+		}
 		if err != nil {
 			if leave {
-				o.scope("").Warn(fmt.Sprintf("the image is left too, and not in the registry: %s", a.Text))
+				o.scope("").Warn(fmt.Sprintf("the image is left too, and not in the registry: %s", made.Text))
 			}
 			return nil, err
 		}
 	}
 	o.ledger.finished = true
 	return a, nil
+}
+
+// making runs a step that makes the image what it is to be. On failure it says
+// whether everything is to be left as it is.
+func (o *one) making(ctx context.Context, name string, f func(context.Context) (*builders.Artifact, error)) (a *builders.Artifact, leave bool, err error) {
+	err = o.step(ctx, name, func(ctx context.Context, s event.Scope) (err error) {
+		o.brun.Events = s
+		a, err = f(ctx)
+		return err
+	})
+	switch {
+	case err == nil:
+		return a, false, nil
+	case ctx.Err() == nil && errors.Is(err, builders.ErrUnfinished):
+		o.ledger.unfinished, o.ledger.kept = true, true
+		return nil, false, fmt.Errorf("%w; `ingot resume %s` finishes it, `ingot sweep -unfinished` gives it up", err, o.ledger.bakeID)
+	}
+	err = cause(ctx, err)
+	return nil, o.failed(ctx), err
+}
+
+// publish lets others see the image, now that it is proven.
+func (o *one) publish(ctx context.Context, a *builders.Artifact) (_ *builders.Artifact, leave bool, err error) {
+	p, ok := o.builder.(builders.Publisher)
+	if !ok {
+		return a, false, nil
+	}
+	return o.making(ctx, "publish", func(ctx context.Context) (*builders.Artifact, error) {
+		o.brun.Unproven = false
+		// From here on, a resume goes on with an image that is proven.
+		d, err := o.resumeData()
+		if err == nil {
+			err = o.ledger.renew(ctx, d)
+		}
+		if err != nil {
+			o.brun.Events.Warn(fmt.Sprintf("note in the ledger that the specs after the snapshot have passed: %v", err))
+		}
+		return p.Publish(ctx, o.brun, a)
+	})
 }
 
 // steps runs provisioners and specs one after another. On failure it says

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/internal/event"
@@ -35,8 +36,10 @@ const runLabel = "ingot.run"
 // resumeData is what resume will have to know of this bake.
 func (o *one) resumeData() (string, error) {
 	d := resumeData{
-		Run: o.run.id, Type: o.bake.Type, Source: o.bake.Source, Unproven: len(o.bake.Proofs), PostProcess: len(o.bake.PostProcess),
-		Rollout: o.Rollouts[o.bake.Image],
+		Run: o.run.id, Type: o.bake.Type, Source: o.bake.Source, PostProcess: len(o.bake.PostProcess), Rollout: o.Rollouts[o.bake.Image],
+	}
+	if o.brun.Unproven {
+		d.Unproven = len(o.bake.Proofs)
 	}
 	if reports := o.specReports(); len(reports) > 0 {
 		var err error
@@ -100,6 +103,7 @@ type ResumeOptions struct {
 // image is finished, whatever the error says. While the image is neither
 // finished nor lost the bake stays in the ledger, and may be resumed again.
 func Resume(ctx context.Context, u UnfinishedBake, ro ResumeOptions) (res Result) {
+	start := time.Now()
 	res.Name = u.Name
 	if ro.Events == nil {
 		ro.Events = event.Discard
@@ -107,7 +111,8 @@ func Resume(ctx context.Context, u UnfinishedBake, ro ResumeOptions) (res Result
 	scope := event.Scope{Sink: ro.Events, Bake: u.Name}
 	scope.Emit(event.Event{Kind: event.BakeStarted})
 	defer func() {
-		e := event.Event{Kind: event.BakeEnded}
+		res.Elapsed = time.Since(start)
+		e := event.Event{Kind: event.BakeEnded, Seconds: res.Elapsed.Seconds()}
 		if res.Err != nil {
 			e.Error = res.Err.Error()
 		}
@@ -159,7 +164,7 @@ func Resume(ctx context.Context, u UnfinishedBake, ro ResumeOptions) (res Result
 	}
 	o.brun = &builders.Run{
 		BakeID: u.ID, Name: u.Name, Type: d.Type, Source: d.Source, Image: u.Image, Dir: ro.Dir, Created: u.Started,
-		Leases: l, Values: map[string]string{},
+		Leases: l, Values: map[string]string{}, Unproven: d.Unproven > 0,
 	}
 	res.Artifact, res.Err = o.resume(ctx)
 	if res.Artifact != nil {
@@ -176,7 +181,11 @@ func Resume(ctx context.Context, u UnfinishedBake, ro ResumeOptions) (res Result
 			scope.Warn(err.Error())
 		}
 		if d.Unproven > 0 {
-			scope.Warn(fmt.Sprintf("%d specs were to be checked on a machine booted from the image, and were not: the version is recorded as incomplete", d.Unproven))
+			text := fmt.Sprintf("%d specs were to be checked on a machine booted from the image, and were not: the version is recorded as incomplete", d.Unproven)
+			if _, ok := builder.(builders.Publisher); ok {
+				text += ", and the image is shown to nobody (no sharing, no parameter that points to it)"
+			}
+			scope.Warn(text)
 		}
 		if d.PostProcess > 0 {
 			scope.Warn("the post-processors of the template were not run: they need the template")

@@ -51,6 +51,17 @@ type Proofer interface {
 	BootProof(ctx context.Context, run *Run, a *Artifact) (machine.Machine, error)
 }
 
+// Publisher is a Builder that keeps an image to itself for as long as specs
+// still have to pass on it.
+type Publisher interface {
+	Builder
+	// Publish does what Snapshot has left out because of Run.Unproven: it lets
+	// others see the artifact, which has been proven by now. Each step can be
+	// taken again; an error that wraps ErrUnfinished means what it does of
+	// Snapshot. Returned is the artifact as it is now.
+	Publish(ctx context.Context, run *Run, a *Artifact) (*Artifact, error)
+}
+
 // Resumer is a Builder whose images take the platform a while to finish, and
 // can be finished by another process than the one that began them.
 type Resumer interface {
@@ -108,8 +119,11 @@ type Run struct {
 	// SkipMachine is set by a Boot that returns no machine when provisioners
 	// that need one are to be skipped with a warning, instead of failing.
 	SkipMachine bool
-	Leases      Leases
-	Events      event.Scope
+	// Unproven is true in Snapshot and Resume when specs have yet to pass on a
+	// machine of the image: what lets others see the image is left to Publish.
+	Unproven bool
+	Leases   Leases
+	Events   event.Scope
 }
 
 // Lease is one temporary resource that must be given back.

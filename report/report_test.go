@@ -154,6 +154,15 @@ func TestSummaries(t *testing.T) {
 			end(r, "a", "broken", nil)
 		}, "Build 'a' finished after 1 second.\nBuild 'a' errored after 1 second: broken\n\n==> Wait completed after 0 seconds\n\n" +
 			"==> Some builds didn't complete successfully and had errors:\n--> a: broken\n\n==> Builds finished. The artifacts of successful builds are:\n--> a: one\n"},
+		"the step to blame": {func(r Reporter) {
+			start(r, "a")
+			for _, s := range [][2]string{{"shell", "tolerated"}, {"snapshot", "stop it: no"}, {"release", "give back x: no"}} {
+				r.Emit(event.Event{Kind: event.StepEnded, Bake: "a", Step: s[0], Error: s[1]})
+			}
+			end(r, "a", "stop it: no\ngive back x: no", nil)
+		}, "==> a: [shell] failed after 0s: tolerated\n==> a: [snapshot] failed after 0s: stop it: no\n==> a: [release] failed after 0s: give back x: no\n" +
+			"Build 'a' errored after 1 second: snapshot: stop it: no\ngive back x: no\n\n==> Wait completed after 0 seconds\n\n" +
+			"==> Some builds didn't complete successfully and had errors:\n--> a: snapshot: stop it: no\ngive back x: no\n\n==> Builds finished but no artifacts were created.\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := play(t, Options{Format: Plain}, tc.tell); got != tc.want {

@@ -26,7 +26,6 @@ type bake struct {
 	started, ended bool
 	steps          []*step // running
 	done           []event.Event
-	failed         string // the step that failed last
 	err, artifact  string
 }
 
@@ -73,6 +72,17 @@ func (b *bake) step(name string) *step {
 	return nil
 }
 
+// blamed is the step whose error the bake ended with, if it was one's: others
+// may have failed too, before it or while things were given back.
+func (b *bake) blamed(err string) string {
+	for _, s := range b.done {
+		if s.Error != "" && strings.HasPrefix(err, s.Error) {
+			return s.Step
+		}
+	}
+	return ""
+}
+
 // record writes the lines of one event and keeps what it says of the bake.
 func (t *text) record(out *bytes.Buffer, now time.Time, e record) {
 	if t.begun.IsZero() {
@@ -99,8 +109,8 @@ func (t *text) record(out *bytes.Buffer, now time.Time, e record) {
 			return
 		}
 		b.err = e.Error
-		if b.failed != "" && !strings.Contains(firstLine(e.Error), b.failed) {
-			b.err = b.failed + ": " + e.Error
+		if name := b.blamed(e.Error); !strings.Contains(firstLine(e.Error), name) {
+			b.err = name + ": " + e.Error
 		}
 		fmt.Fprintf(out, "%s\n", t.paint(red, fmt.Sprintf("Build '%s' errored after %s: %s", b.name, took, b.err)))
 	case event.StepStarted:
@@ -112,7 +122,6 @@ func (t *text) record(out *bytes.Buffer, now time.Time, e record) {
 		if took := short(e.Seconds); e.Error == "" {
 			t.line(out, b, e, "", fmt.Sprintf("[%s] done in %s", e.Step, took))
 		} else {
-			b.failed = e.Step
 			t.line(out, b, e, red, fmt.Sprintf("[%s] failed after %s: %s", e.Step, took, firstLine(e.Error)))
 		}
 	case event.Progress:

@@ -69,8 +69,9 @@ func New(env *Env) *Builder {
 }
 
 var (
-	_ builders.Proofer = (*Builder)(nil)
-	_ builders.Resumer = (*Builder)(nil)
+	_ builders.Proofer   = (*Builder)(nil)
+	_ builders.Publisher = (*Builder)(nil)
+	_ builders.Resumer   = (*Builder)(nil)
 )
 
 // builderID is Packer's name for the artifacts.
@@ -162,6 +163,11 @@ func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Ar
 		}
 	}
 	return MakeImage(ctx, run, order)
+}
+
+// Publish implements builders.Publisher.
+func (b *Builder) Publish(ctx context.Context, run *builders.Run, a *builders.Artifact) (*builders.Artifact, error) {
+	return PublishImage(ctx, b.env, b.session, run, a)
 }
 
 // Resume implements builders.Resumer.

@@ -28,7 +28,8 @@ const (
 
 // MakeImage makes the AMI that is ordered, with its copies, and does all else
 // that its options say. Each step can be taken again: when the error wraps
-// builders.ErrUnfinished, ResumeImage goes on.
+// builders.ErrUnfinished, ResumeImage goes on. With run.Unproven, what lets
+// others see the AMIs is left to PublishImage.
 //
 // A failure leaves the images in the ledger, with UntilRecorded: that they are
 // released takes back those of all regions.
@@ -62,6 +63,34 @@ func ResumeImage(ctx context.Context, env *Env, run *builders.Run, open []builde
 	}
 	t := &tail{plan: p, session: session, remover: remover{session, env.Settle}, run: run, resumed: open}
 	return t.finish(ctx)
+}
+
+// PublishImage is builders.Publisher's Publish for all that MakeImage makes.
+func PublishImage(ctx context.Context, env *Env, s *awscloud.Session, run *builders.Run, a *builders.Artifact) (*builders.Artifact, error) {
+	t := &tail{session: s, remover: remover{s, env.Settle}, run: run}
+	var images []*regionImage
+	for _, place := range a.Places {
+		open := run.Leases.Open()
+		i := slices.IndexFunc(open, func(l builders.Lease) bool {
+			return l.Kind == leaseImage && l.ExternalID == place.ID && l.Data[builders.Resumable] != ""
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("no lease says what is to be done with %s in %s", place.ID, place.Region)
+		}
+		var err error
+		if t.plan, err = decodePlan(open[i].Data[builders.Resumable]); err != nil {
+			return nil, err
+		}
+		images = append(images, &regionImage{region: place.Region, lease: open[i]})
+	}
+	if t.plan == nil {
+		return a, nil // nothing has been made
+	}
+	images, err := t.take(ctx, images, t.look, t.share, t.point, t.protect)
+	if err != nil {
+		return nil, err
+	}
+	return t.artifact(images), nil
 }
 
 // tail is the way from the stopped machine to the finished AMIs.
@@ -125,20 +154,14 @@ func (t *tail) finish(ctx context.Context) (*builders.Artifact, error) {
 	if images, err = t.kept(ctx, images); err != nil {
 		return nil, err
 	}
-	// Only now that the images are there, in all regions, are they shown to anybody.
-	t.each(ctx, images, t.settle)
-	if images, err = t.kept(ctx, images); err != nil {
-		return nil, err
+	// Only now that the images are there, in all regions, are they shown to
+	// anybody, and only if nothing can come out against them any more.
+	steps := []regionStep{t.settle}
+	if !t.run.Unproven {
+		steps = append(steps, t.point, t.protect)
 	}
-	t.each(ctx, images, t.point)
-	if images, err = t.kept(ctx, images); err != nil {
+	if images, err = t.take(ctx, images, steps...); err != nil {
 		return nil, err
-	}
-	if p.Protect {
-		t.each(ctx, images, t.protect)
-		if images, err = t.kept(ctx, images); err != nil {
-			return nil, err
-		}
 	}
 	if p.intermediate() && first != nil {
 		if err := t.dropIntermediate(ctx, first); err != nil {
@@ -148,9 +171,24 @@ func (t *tail) finish(ctx context.Context) (*builders.Artifact, error) {
 	return t.artifact(images), nil
 }
 
+// regionStep does something to the image of a region.
+type regionStep func(context.Context, *regionImage) error
+
+// take takes steps one after another, each in every region, and returns the
+// images that are well after them.
+func (t *tail) take(ctx context.Context, images []*regionImage, steps ...regionStep) (_ []*regionImage, err error) {
+	for _, do := range steps {
+		t.each(ctx, images, do)
+		if images, err = t.kept(ctx, images); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
+}
+
 // each does something in every region, side by side. Where one fails and the
 // others are not to be kept, they are not waited for.
-func (t *tail) each(ctx context.Context, images []*regionImage, do func(context.Context, *regionImage) error) {
+func (t *tail) each(ctx context.Context, images []*regionImage, do regionStep) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var wg sync.WaitGroup
@@ -667,19 +705,33 @@ func (t *tail) beginCopy(ctx context.Context, c copyPlan, source, dead string, l
 	return errors.Join(err, t.strike(ctx, *l))
 }
 
-// settle shares an image, and does what else is done to one that is available.
+// settle does what is done to an image that is available. It shares it too,
+// unless that has to wait.
 func (t *tail) settle(ctx context.Context, r *regionImage) error {
+	steps := t.settling(r)
+	if !t.run.Unproven {
+		steps = append(steps, t.sharing(r)...)
+	}
+	return t.side(ctx, r, steps)
+}
+
+// share shares an image that was settled before.
+func (t *tail) share(ctx context.Context, r *regionImage) error {
+	return t.side(ctx, r, t.sharing(r))
+}
+
+// look finds out how an image is whose lease has its id.
+func (t *tail) look(ctx context.Context, r *regionImage) (err error) {
+	r.image, err = t.session.Images(r.region).Get(ctx, r.lease.ExternalID)
+	return called(err)
+}
+
+// settling are the steps that make an image what machines of it see.
+func (t *tail) settling(r *regionImage) (steps []step) {
 	p := t.plan
 	c := t.session.EC2(r.region)
 	id := aws.String(r.id())
-	var steps []step
 	add := func(what string, do func(context.Context) error) { steps = append(steps, step{what, do}) }
-	if perms := p.launchPermissions(); len(perms) > 0 {
-		add("share it", func(ctx context.Context) error {
-			_, err := c.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: id, LaunchPermission: &types.LaunchPermissionModifications{Add: perms}})
-			return err
-		})
-	}
 	if len(p.ProductCodes) > 0 {
 		add("set its product codes", func(ctx context.Context) error {
 			_, err := c.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{
@@ -700,9 +752,24 @@ func (t *tail) settle(ctx context.Context, r *regionImage) error {
 			return err
 		})
 	}
-	snapshots := snapshotsOf(r.image)
+	t.tagSteps(r, snapshotsOf(r.image), add)
+	return steps
+}
+
+// sharing are the steps that let others see an image, and count on it.
+func (t *tail) sharing(r *regionImage) (steps []step) {
+	p := t.plan
+	c := t.session.EC2(r.region)
+	id := aws.String(r.id())
+	add := func(what string, do func(context.Context) error) { steps = append(steps, step{what, do}) }
+	if perms := p.launchPermissions(); len(perms) > 0 {
+		add("share it", func(ctx context.Context) error {
+			_, err := c.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: id, LaunchPermission: &types.LaunchPermissionModifications{Add: perms}})
+			return err
+		})
+	}
 	if perms := p.volumePermissions(); len(perms) > 0 {
-		for _, snap := range snapshots {
+		for _, snap := range snapshotsOf(r.image) {
 			add("share "+snap, func(ctx context.Context) error {
 				_, err := c.ModifySnapshotAttribute(ctx, &ec2.ModifySnapshotAttributeInput{
 					SnapshotId: &snap, Attribute: types.SnapshotAttributeNameCreateVolumePermission,
@@ -718,11 +785,10 @@ func (t *tail) settle(ctx context.Context, r *regionImage) error {
 			return err
 		})
 	}
-	if f, ok := p.FastLaunch[r.region]; ok {
+	if f, ok := p.FastLaunch[r.region]; ok { // it launches machines, which cost
 		add("turn fast launch on", func(ctx context.Context) error { return f.enable(ctx, c, id) })
 	}
-	t.tagSteps(r, snapshots, add)
-	return t.side(ctx, r, steps)
+	return steps
 }
 
 // tagSteps are the tags that could not be given at creation: RegisterImage
@@ -841,6 +907,9 @@ func (f *fastLaunchPlan) enable(ctx context.Context, c *ec2.Client, id *string) 
 }
 
 func (t *tail) protect(ctx context.Context, r *regionImage) error {
+	if !t.plan.Protect {
+		return nil
+	}
 	return t.side(ctx, r, []step{{"protect it from being deregistered", func(ctx context.Context) error {
 		_, err := t.session.EC2(r.region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{
 			ImageId: aws.String(r.id()), WithCooldown: aws.Bool(t.plan.Cooldown),

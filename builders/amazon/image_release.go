@@ -258,6 +258,10 @@ func (t *tail) pointOne(ctx context.Context, r *regionImage, name string) error 
 		}
 	}
 	if err := t.patiently(ctx, "the parameter to be written", func(ctx context.Context) error {
+		// Not left unanswered when another region fails: it might be written after
+		// its release has looked.
+		ctx, cancel := unhurried(ctx)
+		defer cancel()
 		_, err := c.PutParameter(ctx, &ssm.PutParameterInput{
 			Name: &name, Value: aws.String(r.id()), Type: ssmtypes.ParameterTypeString, DataType: aws.String(imageType), Overwrite: aws.Bool(true),
 		})

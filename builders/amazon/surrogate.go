@@ -37,8 +37,9 @@ func NewSurrogate(env *Env) *Surrogate {
 }
 
 var (
-	_ builders.Proofer = (*Surrogate)(nil)
-	_ builders.Resumer = (*Surrogate)(nil)
+	_ builders.Proofer   = (*Surrogate)(nil)
+	_ builders.Publisher = (*Surrogate)(nil)
+	_ builders.Resumer   = (*Surrogate)(nil)
 )
 
 // Options implements builders.Builder.
@@ -259,6 +260,11 @@ func (b *Surrogate) Release(ctx context.Context, l builders.Lease) error {
 // Orphans implements builders.Builder.
 func (b *Surrogate) Orphans(ctx context.Context, olderThan time.Duration) ([]builders.Lease, error) {
 	return b.orphans(ctx, &b.o.Access, surrogateName, olderThan, true)
+}
+
+// Publish implements builders.Publisher.
+func (b *Surrogate) Publish(ctx context.Context, run *builders.Run, a *builders.Artifact) (*builders.Artifact, error) {
+	return PublishImage(ctx, b.env, b.session, run, a)
 }
 
 // Resume implements builders.Resumer.

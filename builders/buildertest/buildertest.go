@@ -194,6 +194,8 @@ func (s *suite) bake(t *testing.T) {
 			t.Errorf("the machine runs, and its %s %s does not exist: does Exists see it?", l.Kind, l.Name)
 		}
 	}
+	publisher, public := b.builder.(builders.Publisher)
+	b.run.Unproven = public
 	a, err := b.builder.Snapshot(ctx, b.run)
 	if err != nil {
 		t.Fatal(err)
@@ -201,6 +203,16 @@ func (s *suite) bake(t *testing.T) {
 	s.checkArtifact(t, a)
 	if p, ok := b.builder.(builders.Proofer); ok {
 		b.prove(ctx, p, a)
+	}
+	if public {
+		b.run.Unproven = false
+		id := a.ID
+		if a, err = publisher.Publish(ctx, b.run, a); err != nil {
+			t.Fatalf("publish the image: %v", err)
+		}
+		if s.checkArtifact(t, a); a.ID != id {
+			t.Errorf("published, the artifact is %s, and was %s", a.ID, id)
+		}
 	}
 
 	// What guards the image stays, everything else goes.
