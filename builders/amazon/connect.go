@@ -185,14 +185,14 @@ func (r *running) watch(ctx context.Context, in *instance, at *whereabouts, know
 		}
 		return running, state, err
 	}
-	w := awscloud.Wait{What: fmt.Sprintf("instance %s to run and have the address for ssh_interface", in.id), Pace: watchPace}
+	w := awscloud.Wait{What: fmt.Sprintf("instance %s to run and have the address for ssh_interface", in.id), Pace: watchPace, Like: "address " + r.session.Region + " " + r.o.SSHInterface}
 	// First for the address, then less often for a failure.
 	_, err := awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, w, func(i types.Instance) (bool, string, error) {
 		done, state, err := judge(i)
 		return done || announced, state, err
 	})
 	if _, i := at.get(); err == nil && awscloud.InstanceState(i) != types.InstanceStateNameRunning {
-		w.Pace.First, w.Pace.Min = 5*time.Second, 5*time.Second
+		w.Pace.First, w.Pace.Min, w.Like = 5*time.Second, 5*time.Second, ""
 		_, err = awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, w, judge)
 	}
 	var failed *awscloud.FailedError
