@@ -199,9 +199,9 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 	ctx, cancel := context.WithTimeoutCause(ctx, pace.Timeout, over)
 	defer cancel()
 	known := s.shared.expected(w.Like)
-	after := pace.First
+	after := max(pace.First-time.Since(w.Since), 0)
 	if known.Took > 0 {
-		after = max(known.next(pace, time.Since(w.Since)), time.Millisecond)
+		after = max(known.Took-known.Spread-time.Since(w.Since), time.Millisecond)
 	}
 	if w.First != 0 {
 		after = max(w.First, 0)
