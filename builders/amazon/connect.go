@@ -28,8 +28,8 @@ import (
 )
 
 // watchPace is for an instance that is being connected to: its address is
-// wanted soon, and its failure not much later.
-var watchPace = awscloud.Pace{First: time.Second, Min: time.Second, Slow: 3, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: 2 * time.Minute}
+// wanted before it can have booted, and its failure not much later.
+var watchPace = awscloud.Pace{First: 3 * time.Second, Min: time.Second, Slow: 3, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: 2 * time.Minute}
 
 // whereabouts is what is known of an instance while it comes up.
 type whereabouts struct {
@@ -185,14 +185,14 @@ func (r *running) watch(ctx context.Context, in *instance, at *whereabouts, know
 		}
 		return running, state, err
 	}
-	w := awscloud.Wait{What: fmt.Sprintf("instance %s to run and have the address for ssh_interface", in.id), Pace: watchPace, Like: "address " + r.session.Region + " " + r.o.SSHInterface}
+	w := awscloud.Wait{What: fmt.Sprintf("instance %s to run and have the address for ssh_interface", in.id), Pace: watchPace}
 	// First for the address, then less often for a failure.
 	_, err := awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, w, func(i types.Instance) (bool, string, error) {
 		done, state, err := judge(i)
 		return done || announced, state, err
 	})
 	if _, i := at.get(); err == nil && awscloud.InstanceState(i) != types.InstanceStateNameRunning {
-		w.Pace.First, w.Pace.Min, w.Like = 5*time.Second, 5*time.Second, ""
+		w.Pace.First, w.Pace.Min = 5*time.Second, 5*time.Second
 		_, err = awscloud.Watch(ctx, r.session, r.session.Instances(""), in.id, w, judge)
 	}
 	var failed *awscloud.FailedError

@@ -571,7 +571,7 @@ func TestTimings(t *testing.T) {
 	}
 	// The mean follows.
 	s.shared.learn("stop", 3*took.Took, 3*took.Took)
-	if e, want := s.shared.expected("stop"), (timing{2 * took.Took, (took.Spread + 2*took.Took) / 2}); e != want {
+	if e, want := s.shared.expected("stop"), (timing{2 * took.Took, took.Took}); e != want {
 		t.Errorf("after %v and three times that it expects %v, want %v", took, e, want)
 	}
 	// What was learned is no look: it only says when to look.

@@ -28,9 +28,9 @@ type Pace struct {
 
 // The paces of what bakes wait for.
 var (
-	InstancePace = Pace{First: 3 * time.Second, Min: 1500 * time.Millisecond, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	InstancePace = Pace{First: 5 * time.Second, Min: time.Second, Slow: 8, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
 	VolumePace   = Pace{First: time.Second, Min: time.Second, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
-	ImagePace    = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	ImagePace    = Pace{First: 12 * time.Second, Min: time.Second, Slow: 12, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	SnapshotPace = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	// ShortPace is for what takes moments: a name that spreads, a dependency that goes.
 	ShortPace = Pace{First: 500 * time.Millisecond, Min: 500 * time.Millisecond, Cap: 5 * time.Second, Timeout: 5 * time.Minute, Grace: time.Minute}
@@ -232,8 +232,8 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 	}
 }
 
-// timing is how long things of one kind have taken of late, and how far they
-// were from that.
+// timing is how long things of one kind have taken of late, and how far from
+// that, about, one of them may be: as they differ, and as rarely as was looked.
 type timing struct{ Took, Spread time.Duration }
 
 // next is the time to the next look, after the given time: rarely before it may
@@ -246,7 +246,7 @@ func (t timing) next(p Pace, waited time.Duration) time.Duration {
 	if early := t.Took - t.Spread - waited; early > 0 {
 		return max(early, min(usual, p.Min/8))
 	}
-	step := max(t.Spread/2, t.Took/60, p.Min/8, (waited-t.Took-t.Spread)/4)
+	step := max(t.Spread/2, t.Took/40, p.Min/8, (waited-t.Took-t.Spread)/4)
 	return min(step+time.Duration((rand.Float64()-0.5)*0.2*float64(step)), usual)
 }
 
@@ -287,7 +287,7 @@ func (s *Shared) learn(like string, from, to time.Duration) {
 	if t.Took == 0 {
 		t = timing{took, unsure}
 	} else {
-		t.Spread = (t.Spread + max(unsure, (took-t.Took).Abs())) / 2
+		t.Spread = (t.Spread + max(unsure, (took-t.Took).Abs()-t.Spread)) / 2
 		t.Took = (t.Took + took) / 2
 	}
 	s.mu.Lock()
