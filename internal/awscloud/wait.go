@@ -201,7 +201,7 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 	known := s.shared.expected(w.Like)
 	after := max(pace.First-time.Since(w.Since), 0)
 	if known.Took > 0 {
-		after = max(known.Took-known.Spread-time.Since(w.Since), time.Millisecond)
+		after = max(min(known.Took-known.Spread-time.Since(w.Since), blind*pace.Cap), time.Millisecond)
 	}
 	if w.First != 0 {
 		after = max(w.First, 0)
@@ -236,6 +236,10 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 // that, about, one of them may be: as they differ, and as rarely as was looked.
 type timing struct{ Took, Spread time.Duration }
 
+// blind is how many times the cap of a pace nobody looks because it is thought
+// to be too early.
+const blind = 4
+
 // next is the time to the next look, after the given time: rarely before it may
 // be done, then often, and when it takes much longer than was thought as if nothing were known.
 func (t timing) next(p Pace, waited time.Duration) time.Duration {
@@ -244,7 +248,7 @@ func (t timing) next(p Pace, waited time.Duration) time.Duration {
 		return usual
 	}
 	if early := t.Took - t.Spread - waited; early > 0 {
-		return max(early, min(usual, p.Min/8))
+		return max(min(early, blind*p.Cap), min(usual, p.Min/8))
 	}
 	step := max(t.Spread/2, t.Took/40, p.Min/8, (waited-t.Took-t.Spread)/4)
 	return min(step+time.Duration((rand.Float64()-0.5)*0.2*float64(step)), usual)
