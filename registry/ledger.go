@@ -25,7 +25,7 @@ func (s *SQLite) BeginBake(ctx context.Context, b Bake) error {
 	if b.Started.IsZero() {
 		b.Started = now()
 	}
-	return s.write(ctx, "begin bake "+b.ID, func(tx *sql.Tx) error {
+	return s.note(ctx, "begin bake "+b.ID, func(tx *sql.Tx) error {
 		isNew, err := changed(ctx, tx, `INSERT INTO bake (id, name, image, template, host, boot_id, pid, start_ticks, started)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			b.ID, b.Name, b.Image, b.Template, b.Owner.Host, b.Owner.BootID, b.Owner.PID, b.Owner.StartTicks, stamp(b.Started))
@@ -43,7 +43,7 @@ func (s *SQLite) EndBake(ctx context.Context, id, outcome string) error {
 	default:
 		return fmt.Errorf("outcome %q of bake %s: it is success, failed, cancelled or swept", outcome, id)
 	}
-	return s.write(ctx, "end bake "+id, func(tx *sql.Tx) error {
+	return s.note(ctx, "end bake "+id, func(tx *sql.Tx) error {
 		before, err := outcomeOf(ctx, tx, id)
 		switch {
 		case err != nil || before == outcome:
@@ -92,7 +92,7 @@ func (s *SQLite) Intend(ctx context.Context, l builders.Lease) (builders.Lease, 
 		return builders.Lease{}, fmt.Errorf("make a lease's id: %w", err)
 	}
 	l.ID, l.Created = id.String(), now()
-	err = s.write(ctx, fmt.Sprintf("lease %s %q", l.Kind, l.Name), func(tx *sql.Tx) error {
+	err = s.note(ctx, fmt.Sprintf("lease %s %q", l.Kind, l.Name), func(tx *sql.Tx) error {
 		outcome, err := outcomeOf(ctx, tx, l.BakeID)
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func (s *SQLite) Intend(ctx context.Context, l builders.Lease) (builders.Lease, 
 
 // Created implements Store.
 func (s *SQLite) Created(ctx context.Context, leaseID, externalID string) error {
-	return s.write(ctx, "add an id to lease "+leaseID, func(tx *sql.Tx) error {
+	return s.note(ctx, "add an id to lease "+leaseID, func(tx *sql.Tx) error {
 		before, err := externalIDOf(ctx, tx, leaseID)
 		switch {
 		case err != nil || before == externalID:
@@ -128,7 +128,7 @@ func (s *SQLite) Created(ctx context.Context, leaseID, externalID string) error 
 
 // Released implements Store.
 func (s *SQLite) Released(ctx context.Context, leaseID string) error {
-	return s.write(ctx, "strike lease "+leaseID, func(tx *sql.Tx) error {
+	return s.note(ctx, "strike lease "+leaseID, func(tx *sql.Tx) error {
 		if _, err := externalIDOf(ctx, tx, leaseID); err != nil {
 			return err
 		}

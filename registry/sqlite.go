@@ -23,8 +23,9 @@ import (
 // SQLite is a Store in one file of the local disk. A network file system does
 // not do: processes on several machines would not see each other's locks.
 type SQLite struct {
-	path string
-	db   *sql.DB
+	path     string
+	db       *sql.DB
+	together together
 }
 
 var _ Store = (*SQLite)(nil)

@@ -155,7 +155,8 @@ func (b *Builder) Snapshot(ctx context.Context, run *builders.Run) (*builders.Ar
 	order := ImageOrder{
 		Env: b.env, Session: b.session, Access: b.o.Access.Public(), BuilderID: builderID, AMI: &b.o.AMIOptions, FastLaunch: b.o.FastLaunch,
 		Source: &b.run.image, Encrypted: b.o.encrypts(), // launchMappings has seen to it
-		Create: &ec2.CreateImageInput{InstanceId: &id, BlockDeviceMappings: imageMappings(&b.o.AMIOptions, b.o.NoEphemeral)},
+		Available: b.run.endEarly,
+		Create:    &ec2.CreateImageInput{InstanceId: &id, BlockDeviceMappings: imageMappings(&b.o.AMIOptions, b.o.NoEphemeral)},
 	}
 	if !b.o.SkipAMIRunTags {
 		if order.RunTags, err = b.run.userTags(ctx, "run_tags", b.o.RunTags, b.o.RunTag); err != nil {

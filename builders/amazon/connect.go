@@ -28,8 +28,8 @@ import (
 )
 
 // watchPace is for an instance that is being connected to: its address is
-// wanted soon, and its failure not much later.
-var watchPace = awscloud.Pace{First: time.Second, Min: time.Second, Slow: 3, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: 2 * time.Minute}
+// wanted before it can have booted, and its failure not much later.
+var watchPace = awscloud.Pace{First: 3 * time.Second, Min: time.Second, Slow: 3, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: 2 * time.Minute}
 
 // whereabouts is what is known of an instance while it comes up.
 type whereabouts struct {

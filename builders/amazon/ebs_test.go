@@ -393,7 +393,7 @@ func TestShutDownFromWithin(t *testing.T) {
 		host := x.b.run.main.hostKey
 		x.do(t, "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'")
 		if fails != "" { // it has ended when it is to be stopped
-			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated); err != nil {
+			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated, time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -38,7 +38,7 @@ func MakeImage(ctx context.Context, run *builders.Run, o ImageOrder) (*builders.
 	if err != nil {
 		return nil, err
 	}
-	t := &tail{plan: p, session: o.Session, remover: remover{o.Session, o.Env.Settle}, run: run, captured: o.Captured}
+	t := &tail{plan: p, session: o.Session, remover: remover{o.Session, o.Env.Settle}, run: run, captured: o.Captured, available: o.Available}
 	return t.finish(ctx)
 }
 
@@ -103,6 +103,8 @@ type tail struct {
 	resumed []builders.Lease
 	// captured is called when all snapshots of volumes have begun.
 	captured func(context.Context)
+	// available is called beside the copies, once the first image is available.
+	available func(context.Context)
 	// snapshots are those of volumes, by block device.
 	snapshots map[string]string
 
@@ -146,6 +148,13 @@ func (t *tail) finish(ctx context.Context) (*builders.Artifact, error) {
 	first, err := t.first(ctx)
 	if err != nil {
 		return nil, t.verdict(ctx, err)
+	}
+	if t.available != nil && len(p.Copies) > 0 {
+		var beside sync.WaitGroup
+		defer beside.Wait()
+		actx, stop := context.WithCancel(ctx)
+		defer stop()
+		beside.Go(func() { t.available(actx) })
 	}
 	images := t.copies(ctx, first)
 	if !p.intermediate() {
@@ -642,7 +651,7 @@ func (t *tail) copy(ctx context.Context, c copyPlan, first, r *regionImage) erro
 				return err
 			}
 		}
-		if r.image, err = t.session.WaitImage(ctx, c.Region, r.lease.ExternalID); err == nil {
+		if r.image, err = t.session.WaitCopy(ctx, c.Region, r.lease.ExternalID); err == nil {
 			t.run.Events.Say(fmt.Sprintf("%s is available in %s.", r.lease.ExternalID, c.Region))
 			return nil
 		}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -126,6 +128,64 @@ func TestResumeWithoutTheInstance(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.wantNothing("Destroy")
+		})
+	}
+}
+
+// The instance ends while its image is copied, is told so once, and its end
+// is no matter of the copies'.
+func TestEndsWhileCopied(t *testing.T) {
+	sandboxtest.Need(t)
+	for name, f := range map[string]fault.Fault{"ended": fault.None, "refused": fault.Refuse} {
+		t.Run(name, func(t *testing.T) {
+			c := newCloud(t, ec2.Options{Durations: ec2.Realistic(), Speed: 50})
+			x := c.bake(t, "bake0000000000000031", ebsBody+"ami_regions = [\"us-west-2\"]\n")
+			x.boot(t.Context(), t)
+			told := make(chan struct{})
+			var once sync.Once
+			ends, copies := 0, 0
+			var mu sync.Mutex
+			c.Plan().Decide(func(call fault.Call) fault.Fault {
+				switch call.Action {
+				case "TerminateInstances":
+					mu.Lock()
+					ends++
+					first := ends == 1
+					mu.Unlock()
+					once.Do(func() { close(told) })
+					if first {
+						return f
+					}
+				case "CopyImage":
+					mu.Lock()
+					copies++
+					mu.Unlock()
+					select {
+					case <-told:
+					case <-time.After(time.Minute):
+						t.Error("the instance is not told to end before the copy is begun")
+					}
+				}
+				return fault.None
+			})
+			a, err := x.b.Snapshot(t.Context(), x.run)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(a.Places) != 2 || copies != 1 {
+				t.Errorf("%d places, %d copies", len(a.Places), copies)
+			}
+			x.end(t)
+			want := 1
+			if f != fault.None {
+				want = 2 // the release has done it
+			}
+			if ends != want {
+				t.Errorf("told to end %d times, want %d", ends, want)
+			}
+			if left := c.temporary(); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
 		})
 	}
 }

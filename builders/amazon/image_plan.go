@@ -49,6 +49,9 @@ type ImageOrder struct {
 	// Captured, unless nil, is called once the volumes' snapshots have begun: they
 	// are not needed any more.
 	Captured func(context.Context)
+	// Available, unless nil, is called beside the copies, once the first image is
+	// available: what it was made of is not needed any more.
+	Available func(context.Context)
 	// KeepImage keeps Image under the name it has, which AMI.AMIName must be.
 	KeepImage bool
 	// Encrypted says that the volumes were encrypted as encrypt_boot asks, when

@@ -145,6 +145,9 @@ func (r *releaser) instance(ctx context.Context, l builders.Lease) error {
 				}
 			}
 		}
+		if _, told := r.run.told(id); told {
+			continue
+		}
 		err := r.gone(ctx, l, "instance "+id+" to be terminated", releaseTime, func(ctx context.Context) error {
 			_, err := c.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
 			return err
@@ -152,9 +155,7 @@ func (r *releaser) instance(ctx context.Context, l builders.Lease) error {
 		if err != nil {
 			return fmt.Errorf("terminate instance %s: %w", id, err)
 		}
-		if r.run != nil && !slices.Contains(r.run.terminated, id) {
-			r.run.terminated = append(r.run.terminated, id)
-		}
+		r.run.tell(id)
 	}
 	if l.Data[dataVolumes] == "" || len(ids) == 0 {
 		return nil
@@ -167,9 +168,44 @@ func (r *releaser) instance(ctx context.Context, l builders.Lease) error {
 	return r.volumes(ctx, l, kept)
 }
 
+// tell notes that an instance has been told to end, and told when that was.
+func (r *running) tell(id string) {
+	if r == nil {
+		return
+	}
+	if r.terminated == nil {
+		r.terminated = map[string]time.Time{}
+	}
+	if _, have := r.terminated[id]; !have {
+		r.terminated[id] = time.Now()
+	}
+}
+
+func (r *running) told(id string) (time.Time, bool) {
+	if r == nil {
+		return time.Time{}, false
+	}
+	at, ok := r.terminated[id]
+	return at, ok
+}
+
+// endEarly tells the machine to end when its image is there, so that it ends
+// while the image is copied. Its lease stays: what has failed here, or has to be
+// waited for, is left to the release.
+func (r *running) endEarly(ctx context.Context) {
+	in := r.main
+	if in == nil || in.lease.Data[dataVolumes] != "" {
+		return // the release looks at its volumes first
+	}
+	if _, err := r.session.EC2("").TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{in.id}}); err == nil {
+		r.tell(in.id)
+	}
+}
+
 // ended waits until an instance has ended, or is forgotten.
 func (r *releaser) ended(ctx context.Context, id string) error {
-	_, err := r.session.WaitInstance(ctx, r.region, id, types.InstanceStateNameTerminated)
+	since, _ := r.run.told(id)
+	_, err := r.session.WaitInstance(ctx, r.region, id, types.InstanceStateNameTerminated, since)
 	if awscloud.IsNotFound(err) {
 		return nil
 	}
@@ -306,7 +342,7 @@ func (r *releaser) group(ctx context.Context, l builders.Lease) error {
 		return err
 	}
 	if r.run != nil && len(ids) > 0 {
-		for _, id := range r.run.terminated {
+		for id := range r.run.terminated {
 			if err := r.ended(ctx, id); err != nil {
 				return err
 			}

@@ -84,8 +84,8 @@ type running struct {
 	main                 *instance
 	// stuck says that something of the bake could not be given back.
 	stuck bool
-	// terminated are the instances that have been told to end.
-	terminated []string
+	// terminated says when instances have been told to end.
+	terminated map[string]time.Time
 }
 
 // instance is one that was launched.

@@ -415,7 +415,7 @@ func TestWaitInstanceFails(t *testing.T) {
 		return 0, ""
 	})
 	s := connect(t, &Access{Region: "us-east-1"})
-	_, err := s.WaitInstance(t.Context(), "", "i-1", types.InstanceStateNameRunning)
+	_, err := s.WaitInstance(t.Context(), "", "i-1", types.InstanceStateNameRunning, time.Time{})
 	var failed *FailedError
 	if !errors.As(err, &failed) || failed.Code != "Server.Gone" || !strings.Contains(err.Error(), "the host is gone") {
 		t.Errorf("%v", err)
@@ -543,6 +543,29 @@ func TestConnectIsShared(t *testing.T) {
 	}
 }
 
+// Where it is known how long something takes, it is looked at around that time,
+// and neither never before nor often for ever after.
+func TestNextLook(t *testing.T) {
+	known := timing{10 * time.Second, time.Second}
+	for _, tc := range []struct {
+		known    timing
+		waited   time.Duration
+		from, to time.Duration
+	}{
+		{known, 0, 9 * time.Second, 9 * time.Second},
+		{known, 4 * time.Second, 5 * time.Second, 5 * time.Second}, // looked at along with another
+		{known, 9 * time.Second, 450 * time.Millisecond, 550 * time.Millisecond},
+		{timing{10 * time.Second, time.Millisecond}, 10 * time.Second, 225 * time.Millisecond, 275 * time.Millisecond},
+		{known, 19 * time.Second, 1800 * time.Millisecond, 2200 * time.Millisecond}, // much later
+		{known, 80 * time.Second, 9 * time.Second, 11 * time.Second},                // what was learned does not fit
+		{timing{time.Hour, time.Second}, 0, 40 * time.Second, 40 * time.Second},     // it may have become faster
+	} {
+		if d := tc.known.next(InstancePace, tc.waited); d < tc.from || d > tc.to {
+			t.Errorf("%v, after %v: next in %v, want %v to %v", tc.known, tc.waited, d, tc.from, tc.to)
+		}
+	}
+}
+
 // How long things take is learned, also for the next process, and a file that
 // is broken is no matter.
 func TestTimings(t *testing.T) {
@@ -563,30 +586,32 @@ func TestTimings(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := s.shared.expected("stop")
-	if took <= 0 || s.shared.expected("start") != 0 || s.shared.expected("") != 0 {
+	if took.Took <= 0 || took.Spread <= 0 || s.shared.expected("start") != (timing{}) || s.shared.expected("") != (timing{}) {
 		t.Errorf("learned %v", took)
 	}
 	if again := session().shared.expected("stop"); again != took {
 		t.Errorf("the next process expects %v, want %v", again, took)
 	}
 	// The mean follows.
-	s.shared.learn("stop", 3*took)
-	if e := s.shared.expected("stop"); e != 2*took {
-		t.Errorf("after %v and %v it expects %v", took, 3*took, e)
+	s.shared.learn("stop", 3*took.Took, 3*took.Took)
+	if e, want := s.shared.expected("stop"), (timing{2 * took.Took, took.Took}); e != want {
+		t.Errorf("after %v and three times that it expects %v, want %v", took, e, want)
 	}
 	// What was learned is no look: it only says when to look.
-	s.shared.learn("slow", time.Hour)
+	s.shared.learn("slow", time.Hour, time.Hour)
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.Wait(ctx, Wait{Pace: fast, Like: "slow"}, func(context.Context) (bool, string, error) { t.Error("it looks at once"); return true, "", nil }); err == nil {
+	patient := fast
+	patient.Cap = time.Hour
+	if err := s.Wait(ctx, Wait{Pace: patient, Like: "slow"}, func(context.Context) (bool, string, error) { t.Error("it looks at once"); return true, "", nil }); err == nil {
 		t.Errorf("no error after %v", time.Since(start))
 	}
-	for _, broken := range []string{"{", `{"stop":-1}`, `{"stop":1e99}`, "[]"} {
+	for _, broken := range []string{"{", `{"stop":-1}`, `{"stop":{"Took":-1}}`, `{"stop":{"Took":7200000000001}}`, `{"stop":{"Took":1,"Spread":-1}}`, "[]"} {
 		if err := os.WriteFile(file, []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if e := session().shared.expected("stop"); e != 0 {
+		if e := session().shared.expected("stop"); e != (timing{}) {
 			t.Errorf("from %s it expects %v", broken, e)
 		}
 	}

@@ -46,7 +46,7 @@ type Shared struct {
 	flight   singleflight.Group
 	mu       sync.Mutex
 	sessions map[string]*Session
-	timings  map[string]float64 // seconds; nil: not read yet
+	timings  map[string]timing // nil: not read yet
 }
 
 // Options of what one process shares.

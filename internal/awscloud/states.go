@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -60,15 +61,25 @@ func JudgeInstance(i types.Instance, want types.InstanceStateName) (bool, string
 	return false, string(state), nil
 }
 
-// WaitInstance waits until the instance is in the state.
-func (s *Session) WaitInstance(ctx context.Context, region, id string, want types.InstanceStateName) (types.Instance, error) {
-	w := Wait{What: fmt.Sprintf("instance %s to be %s", id, want), Pace: InstancePace, Like: "instance " + string(want) + " " + region}
+// WaitInstance waits until the instance is in the state, to which it is on its
+// way since then; zero: since now.
+func (s *Session) WaitInstance(ctx context.Context, region, id string, want types.InstanceStateName, since time.Time) (types.Instance, error) {
+	w := Wait{What: fmt.Sprintf("instance %s to be %s", id, want), Pace: InstancePace, Since: since, Like: "instance " + string(want) + " " + region}
 	return Watch(ctx, s, s.Instances(region), id, w, func(i types.Instance) (bool, string, error) { return JudgeInstance(i, want) })
 }
 
 // WaitImage waits until the account's own image is available.
 func (s *Session) WaitImage(ctx context.Context, region, id string) (types.Image, error) {
-	w := Wait{What: fmt.Sprintf("image %s in %s to be available", id, region), Pace: ImagePace, Like: "image " + region}
+	return s.waitImage(ctx, region, id, "image "+region)
+}
+
+// WaitCopy is WaitImage for a copy, which takes another time.
+func (s *Session) WaitCopy(ctx context.Context, region, id string) (types.Image, error) {
+	return s.waitImage(ctx, region, id, "copy "+region)
+}
+
+func (s *Session) waitImage(ctx context.Context, region, id, like string) (types.Image, error) {
+	w := Wait{What: fmt.Sprintf("image %s in %s to be available", id, region), Pace: ImagePace, Like: like}
 	return Watch(ctx, s, s.Images(region), id, w, func(i types.Image) (bool, string, error) {
 		bad := []types.ImageState{types.ImageStateFailed, types.ImageStateError, types.ImageStateInvalid, types.ImageStateDeregistered}
 		if slices.Contains(bad, i.State) {

@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
-
-	"github.com/ingotbuild/ingot/internal/atomicfile"
 )
 
 // Pace is how long and how often one kind of thing is waited for.
@@ -30,9 +28,9 @@ type Pace struct {
 
 // The paces of what bakes wait for.
 var (
-	InstancePace = Pace{First: 3 * time.Second, Min: 1500 * time.Millisecond, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
+	InstancePace = Pace{First: 5 * time.Second, Min: time.Second, Slow: 8, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
 	VolumePace   = Pace{First: time.Second, Min: time.Second, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
-	ImagePace    = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	ImagePace    = Pace{First: 12 * time.Second, Min: time.Second, Slow: 12, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	SnapshotPace = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	// ShortPace is for what takes moments: a name that spreads, a dependency that goes.
 	ShortPace = Pace{First: 500 * time.Millisecond, Min: 500 * time.Millisecond, Cap: 5 * time.Second, Timeout: 5 * time.Minute, Grace: time.Minute}
@@ -124,6 +122,8 @@ type Wait struct {
 	Option string
 	// First, when it is not 0, takes the place of the pace's; negative: look at once.
 	First time.Duration
+	// Since is when what is waited for began, where that was before the wait.
+	Since time.Time
 	// Like names things that take about equally long, such as "stop t3.micro":
 	// what was learned of them says when to look first, and how often then. "":
 	// nothing.
@@ -192,18 +192,21 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		pace.Timeout, option = w.Timeout, w.Option
 	}
 	start := time.Now()
+	if w.Since.IsZero() {
+		w.Since = start
+	}
 	over := &TimeoutError{What: w.What, Waited: pace.Timeout, Option: option}
 	ctx, cancel := context.WithTimeoutCause(ctx, pace.Timeout, over)
 	defer cancel()
-	after := pace.First
-	if e := s.shared.expected(w.Like); e > 0 {
-		after = max(e*9/10, time.Millisecond)
-		// Near the time at which it should be done, it is looked at more often.
-		pace.Min, pace.Slow = min(max(e/30, pace.Min/5), pace.Min), 30
+	known := s.shared.expected(w.Like)
+	after := max(pace.First-time.Since(w.Since), 0)
+	if known.Took > 0 {
+		after = max(min(known.Took-known.Spread-time.Since(w.Since), blind*pace.Cap), time.Millisecond)
 	}
 	if w.First != 0 {
 		after = max(w.First, 0)
 	}
+	var before time.Duration // at the last look that saw it not done
 	for {
 		done, state, err := look(ctx, after)
 		waited := time.Since(start)
@@ -212,7 +215,7 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		}
 		switch {
 		case done && err == nil:
-			s.shared.learn(w.Like, waited)
+			s.shared.learn(w.Like, before, time.Since(w.Since))
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -222,49 +225,91 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		default:
 			return Explain(err)
 		}
-		if after = pace.next(waited); pace.Slow == 30 && waited > 2*s.shared.expected(w.Like) {
-			pace, _ = s.polling.apply(w.Pace.faster(s.shared.o.Speed)) // what was learned does not fit
+		before = time.Since(w.Since)
+		if after = pace.next(waited); known.Took > 0 {
+			after = known.next(pace, before)
 		}
 	}
 }
 
-// expected is how long things like that have taken of late; 0: not known.
-func (s *Shared) expected(like string) time.Duration {
+// timing is how long things of one kind have taken of late, and how far from
+// that, about, one of them may be: as they differ, and as rarely as was looked.
+type timing struct{ Took, Spread time.Duration }
+
+// blind is how many times the cap of a pace nobody looks because it is thought
+// to be too early.
+const blind = 4
+
+// next is the time to the next look, after the given time: rarely before it may
+// be done, then often, and when it takes much longer than was thought as if nothing were known.
+func (t timing) next(p Pace, waited time.Duration) time.Duration {
+	usual := p.next(waited)
+	if waited > 2*t.Took+p.Min {
+		return usual
+	}
+	if early := t.Took - t.Spread - waited; early > 0 {
+		return max(min(early, blind*p.Cap), min(usual, p.Min/8))
+	}
+	step := max(t.Spread/2, t.Took/40, p.Min/8, (waited-t.Took-t.Spread)/4)
+	return min(step+time.Duration((rand.Float64()-0.5)*0.2*float64(step)), usual)
+}
+
+// expected is how long things like that have taken of late; zero: not known.
+func (s *Shared) expected(like string) timing {
 	if like == "" {
-		return 0
+		return timing{}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.timings == nil {
-		s.timings = map[string]float64{}
+		s.timings = map[string]timing{}
 		if s.o.TimingsFile != "" {
 			if b, err := os.ReadFile(s.o.TimingsFile); err != nil || json.Unmarshal(b, &s.timings) != nil {
-				s.timings = map[string]float64{} // it only says when to look
+				s.timings = map[string]timing{} // it only says when to look
 			}
 		}
 	}
-	if e := s.timings[like]; e > 0 && e < (2*time.Hour).Seconds() {
-		return time.Duration(e * float64(time.Second))
+	t := s.timings[like]
+	if t.Took <= 0 || t.Took > 2*time.Hour || t.Spread < 0 {
+		return timing{}
 	}
-	return 0
+	t.Spread = min(t.Spread, t.Took)
+	return t
 }
 
-// learn remembers how long it took: a mean that follows the last few.
-func (s *Shared) learn(like string, took time.Duration) {
+// learn remembers that something came to be done between two looks: a mean, and
+// a mean distance from it, that follow the last few.
+func (s *Shared) learn(like string, from, to time.Duration) {
 	if like == "" {
 		return
 	}
-	e := s.expected(like)
-	if e == 0 {
-		e = took
+	t := s.expected(like)
+	took, unsure := (from+to)/2, (to-from)/2
+	if from == 0 { // it was done at the first look already
+		took, unsure = to*7/8, to/8
+	}
+	if t.Took == 0 {
+		t = timing{took, unsure}
+	} else {
+		t.Spread = (t.Spread + max(unsure, (took-t.Took).Abs()-t.Spread)) / 2
+		t.Took = (t.Took + took) / 2
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.timings[like] = (0.5*e.Seconds() + 0.5*took.Seconds())
-	if s.o.TimingsFile == "" || len(s.timings) > 1000 {
+	s.timings[like] = t
+	b, err := json.Marshal(s.timings)
+	n := len(s.timings)
+	s.mu.Unlock()
+	if s.o.TimingsFile == "" || n > 1000 || err != nil {
 		return
 	}
-	if b, err := json.Marshal(s.timings); err == nil {
-		_ = atomicfile.Write(s.o.TimingsFile, 0o600, func(w io.Writer) error { _, err := w.Write(b); return err }) // the next process looks as the first one did
+	// Not synced: it costs each bake of many more than it is worth, and a file that
+	// is lost or broken only makes the next process look as the first one did.
+	tmp, err := os.CreateTemp(filepath.Dir(s.o.TimingsFile), ".timings-*")
+	if err != nil {
+		return
+	}
+	_, err = tmp.Write(b)
+	if errors.Join(err, tmp.Close()) != nil || os.Rename(tmp.Name(), s.o.TimingsFile) != nil {
+		_ = os.Remove(tmp.Name())
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 const (
 	dialTimeout      = 15 * time.Second
+	freshDialTimeout = 2 * time.Second // at first
 	handshakeTimeout = time.Minute
 	defaultTimeout   = 5 * time.Minute
 	defaultKeepAlive = 5 * time.Second
@@ -28,6 +29,10 @@ const (
 	firstDelay = 100 * time.Millisecond
 	maxDelay   = 3 * time.Second
 	authDelay  = 5 * time.Second
+	// freshDelay takes the place of maxDelay for as long as a machine that boots is
+	// likely to take, freshTime.
+	freshDelay = 300 * time.Millisecond
+	freshTime  = 2 * time.Minute
 )
 
 // link is one connection to the machine, with those to the bastions before it.
@@ -99,8 +104,18 @@ func (m *Machine) dial(ctx context.Context, again bool) (*link, error) {
 		waits    = map[why]time.Duration{soon: firstDelay, login: firstDelay}
 	)
 	limit := map[why]time.Duration{soon: maxDelay, login: authDelay}
-	for {
-		l, err := m.dialOnce(limited)
+	patience := dialTimeout
+	for start := time.Now(); ; {
+		if m.cfg.Fresh {
+			// What nobody answers is sent again by the kernel, after one second, two, four:
+			// a machine that comes up meanwhile is found later than by another attempt.
+			waited := time.Since(start)
+			patience = min(max(waited/4, freshDialTimeout), dialTimeout)
+			if limit[soon] = maxDelay; waited < freshTime {
+				limit[soon] = freshDelay
+			}
+		}
+		l, err := m.dialOnce(limited, patience)
 		if err == nil {
 			return l, nil
 		}
@@ -202,8 +217,8 @@ func (m *Machine) classify(err error, again bool) why {
 	return never
 }
 
-// dialOnce connects through all hops.
-func (m *Machine) dialOnce(ctx context.Context) (_ *link, err error) {
+// dialOnce connects through all hops, and waits that long for each to be reached.
+func (m *Machine) dialOnce(ctx context.Context, patience time.Duration) (_ *link, err error) {
 	hops := append([]Hop(nil), m.cfg.Hops...)
 	last := len(hops) - 1
 	if m.cfg.Address != nil {
@@ -225,7 +240,7 @@ func (m *Machine) dialOnce(ctx context.Context) (_ *link, err error) {
 		}
 	}()
 	for i, h := range hops {
-		c, err := m.hop(ctx, l, i, h, i < last)
+		c, err := m.hop(ctx, l, i, h, i < last, patience)
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +261,7 @@ func (m *Machine) dialOnce(ctx context.Context) (_ *link, err error) {
 }
 
 // hop connects to one server, through the one before it if there is one.
-func (m *Machine) hop(ctx context.Context, l *link, i int, h Hop, bastion bool) (*ssh.Client, error) {
+func (m *Machine) hop(ctx context.Context, l *link, i int, h Hop, bastion bool, patience time.Duration) (*ssh.Client, error) {
 	where := h.Address()
 	fail := func(err error) error {
 		if bastion {
@@ -254,7 +269,7 @@ func (m *Machine) hop(ctx context.Context, l *link, i int, h Hop, bastion bool) 
 		}
 		return fmt.Errorf("connect to %s: %w", where, err)
 	}
-	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var conn net.Conn
 	var err error

@@ -516,7 +516,7 @@ func (m *Machine) aside(ctx context.Context, l *link, text string) error {
 			return err
 		}
 	}
-	own, err := m.dialOnce(ctx)
+	own, err := m.dialOnce(ctx, dialTimeout)
 	if err != nil {
 		return err
 	}

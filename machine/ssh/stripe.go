@@ -77,7 +77,7 @@ func (m *Machine) lane(ctx context.Context, j job) error {
 			return transferError(err, &said)
 		}
 	}
-	own, err := m.dialOnce(ctx)
+	own, err := m.dialOnce(ctx, dialTimeout)
 	if err != nil {
 		return err
 	}

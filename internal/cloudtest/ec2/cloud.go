@@ -119,6 +119,7 @@ type Cloud struct {
 	session  func(Session) http.Handler
 	stores   map[string]*store // S3 buckets
 	contents []*content        // of base images
+	phases   []*Phase
 	problems []error
 	baseline map[string]bool
 }

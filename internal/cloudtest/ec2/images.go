@@ -347,6 +347,7 @@ func (k *call) createImage(in *createImageRequest) (*createImageResponse, error)
 	img.sourceImage, img.sourceSpace = i.image.id, k.regionName
 	img.reason = k.doomed(k.action, in.Name)
 	img.busy = true
+	phase := k.phase("image", img.item)
 	var list []*snapshot
 	var volumes []*volume
 	for _, a := range disks {
@@ -374,6 +375,7 @@ func (k *call) createImage(in *createImageRequest) (*createImageResponse, error)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		img.busy = false
+		phase.over(c.now(), img.line.end())
 		for n, sn := range list {
 			if sn.reason != "" && img.reason == "" {
 				img.reason = sn.reason
@@ -569,6 +571,7 @@ func (k *call) copyImage(in *copyImageRequest) (*createImageResponse, error) {
 	i := k.addImage(in.Name, in.Description, imageTags, k.o.Durations.Copy)
 	i.arch, i.root, i.platform, i.ena, i.sriov, i.boot, i.tpm, i.imds = src.arch, src.root, src.platform, src.ena, src.sriov, src.boot, src.tpm, src.imds
 	i.sourceImage, i.sourceSpace = src.id, in.SourceRegion
+	k.phase("copy", i.item).over(k.now(), i.line.end())
 	i.content = src.content
 	i.reason = k.doomed(k.action, in.Name)
 	if in.Description == "" {

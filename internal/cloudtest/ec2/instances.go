@@ -68,6 +68,7 @@ type instance struct {
 	closers []io.Closer
 	ending  int           // work that has to end before it is stopped or terminated
 	last    chan struct{} // closed when the work queued last is done
+	phase   *Phase        // the one that it is in
 }
 
 type metadataOptions struct {
@@ -288,6 +289,9 @@ func (c *Cloud) expose(i *instance) {
 	defer c.mu.Unlock()
 	i.served = map[int]bool{}
 	c.openPorts(i)
+	if i.phase != nil && i.phase.What == "boot" {
+		i.phase.over(c.now(), i.line.end().Add(c.real(c.o.Durations.SSH)))
+	}
 }
 
 // openPorts serves the ports that the instance's groups open, if not served yet.
@@ -377,9 +381,11 @@ func (c *Cloud) halt(i *instance, why string) {
 	i.reason = why
 	i.line = c.after(stopping, c.o.Durations.Stopped, stopped)
 	i.ending++
+	i.phase = c.phase("stop", i.item)
+	phase, due := i.phase, i.line.end()
 	closers := i.closePorts()
 	c.then(i, func() error {
-		defer c.ended(i)
+		defer c.ended(i, phase, due)
 		for _, cl := range closers {
 			_ = cl.Close() // a listener that is closed already is closed
 		}
@@ -396,10 +402,11 @@ func (c *Cloud) machineOf(i *instance) *machines.Machine {
 	return i.machine
 }
 
-func (c *Cloud) ended(i *instance) {
+func (c *Cloud) ended(i *instance, p *Phase, due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i.ending--
+	p.over(c.now(), due)
 }
 
 // end terminates an instance, and what dies with it.
@@ -410,13 +417,15 @@ func (c *Cloud) end(i *instance, why string) {
 	i.reason = why
 	i.line = c.after(shuttingDown, c.o.Durations.Terminated, terminated)
 	i.ending++
+	i.phase = c.phase("terminate", i.item)
+	phase, due := i.phase, i.line.end().Add(c.real(c.o.Durations.Detached))
 	closers := i.closePorts()
 	if i.spot != nil {
 		i.spot.state, i.spot.status = "closed", "instance-terminated-by-user"
 	}
 	delete(i.space.interfaces.m, i.eni.id)
 	c.then(i, func() error {
-		defer c.ended(i)
+		defer c.ended(i, phase, due)
 		for _, cl := range closers {
 			_ = cl.Close()
 		}

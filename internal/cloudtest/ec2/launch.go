@@ -514,5 +514,6 @@ func (k *call) launch(p *launchPlan, index int) (*instance, error) {
 		i.disks = append(i.disks, a)
 	}
 	k.instances.m[i.id] = i
+	i.phase = k.phase("boot", i.item)
 	return i, nil
 }
