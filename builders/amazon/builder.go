@@ -36,8 +36,9 @@ type Env struct {
 	// attached volumes are looked for, in tests. Default: these.
 	DevDir, SysDir string
 
-	mu    sync.Mutex
-	looks map[string]*lookups
+	mu     sync.Mutex
+	looks  map[string]*lookups
+	quotas map[quotaKey]*quotaLook
 }
 
 // Tunnel opens a way to a port of an instance that needs no open port of it.
@@ -45,7 +46,7 @@ type Tunnel func(ctx context.Context, s *awscloud.Session, region, instance stri
 
 // NewEnv makes what the builders of one process share.
 func NewEnv(shared *awscloud.Shared) *Env {
-	return &Env{Shared: shared, AddressURL: "https://checkip.amazonaws.com", Settle: 20 * time.Second, Tunnel: ssmtunnel.Through, looks: map[string]*lookups{}}
+	return &Env{Shared: shared, AddressURL: "https://checkip.amazonaws.com", Settle: 20 * time.Second, Tunnel: ssmtunnel.Through, looks: map[string]*lookups{}, quotas: map[quotaKey]*quotaLook{}}
 }
 
 // Options are what a source "amazon-ebs" block can say.

@@ -26,6 +26,7 @@ import (
 // for the same. The check before a bake and the bake itself share them, so that
 // nothing is asked twice.
 type lookups struct {
+	env     *Env
 	session *awscloud.Session
 	o       RunOptions
 	since   time.Time
@@ -48,7 +49,7 @@ func (e *Env) lookups(s *awscloud.Session, a *awscloud.Access, o *RunOptions) *l
 	b, err := json.Marshal([]any{a, s.Region, o.SourceAMI, o.SourceAMIFilter, o.VPCID, o.VPCFilter, o.SubnetID, o.SubnetFilter,
 		o.SecurityGroupID, o.SecurityGroupIDs, o.SecurityGroupFilter, o.AvailabilityZone, o.AssociatePublicIPAddress, o.InstanceType, o.SpotInstanceTypes})
 	if err != nil {
-		return &lookups{session: s, o: *o, since: time.Now()}
+		return &lookups{env: e, session: s, o: *o, since: time.Now()}
 	}
 	sum := sha256.Sum256(b)
 	key := string(sum[:])
@@ -56,7 +57,7 @@ func (e *Env) lookups(s *awscloud.Session, a *awscloud.Access, o *RunOptions) *l
 	defer e.mu.Unlock()
 	l := e.looks[key]
 	if l == nil || time.Since(l.since) > lookupsLast {
-		l = &lookups{session: s, o: *o, since: time.Now()}
+		l = &lookups{env: e, session: s, o: *o, since: time.Now()}
 		e.looks[key] = l
 	}
 	return l

@@ -43,6 +43,10 @@ type RunOptions struct {
 	CapacityReservationID       string `cfg:"capacity_reservation_id"`
 	CapacityReservationGroupARN string `cfg:"capacity_reservation_group_arn"`
 
+	// SkipQuotaCheck does not ask first whether the vCPUs of the instance type
+	// still fit the account's quota. An option of Ingot's own.
+	SkipQuotaCheck bool `cfg:"skip_quota_check"`
+
 	// SpotPrice asks for a spot instance, at most at this price in dollars per
 	// hour, or with "auto" at most at the price on demand.
 	SpotPrice string `cfg:"spot_price"`

@@ -190,6 +190,9 @@ func (o *RunOptions) policy(region string, comm *communicator.Options) Policy {
 	look.need("wait for the instance, and learn its addresses", "ec2:DescribeInstances")
 	look.need("find the subnet", "ec2:DescribeSubnets")
 	look.need("check the instance type", "ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings")
+	if o.checksQuota() {
+		look.need("see beforehand whether the vCPUs fit the quota (skip_quota_check)", "servicequotas:GetServiceQuota", "ec2:DescribeInstances")
+	}
 	look.need("find volumes that the instance leaves behind", "ec2:DescribeVolumes")
 	look.need("find launch templates that bakes left behind (ingot sweep -source)", "ec2:DescribeLaunchTemplates")
 	if !o.VPCFilter.empty() {

@@ -56,9 +56,16 @@ func TestPolicyIsTheLeast(t *testing.T) {
 		"ec2:DeleteSnapshot", "ec2:DeleteVolume", "ec2:DeregisterImage", "ec2:DescribeImages", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes",
 		"ec2:DescribeInstances", "ec2:DescribeKeyPairs", "ec2:DescribeLaunchTemplates", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeSubnets", "ec2:DescribeVolumes",
 		"ec2:DescribeVpcs", "ec2:ImportKeyPair", "ec2:RunInstances", "ec2:StopInstances", "ec2:TerminateInstances",
+		"servicequotas:GetServiceQuota",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("a plain bake is allowed\n%q\nwant\n%q", got, want)
+	}
+	for _, without := range []string{"skip_quota_check = true", "spot_price = \"auto\"\nspot_on_demand_fallback = true", "tenancy = \"dedicated\""} {
+		b := decodeBuilder(t, New(NewEnv(nil)), "ami_name = \"web\"\n"+without)
+		if got := actions(b.o.Policy("eu-west-1")); slices.Contains(got, "servicequotas:GetServiceQuota") || !slices.Contains(got, "ec2:DescribeInstances") {
+			t.Errorf("with %s a bake is allowed %q", without, got)
+		}
 	}
 	trial := actions(ebsOptions(t, "ami_name = \"web\"\nskip_create_ami = true").Policy("eu-west-1"))
 	if slices.Contains(trial, "ec2:CreateImage") || slices.Contains(trial, "ec2:DeregisterImage") {
@@ -96,7 +103,7 @@ func TestPolicyFollowsTheOptions(t *testing.T) {
 
 var (
 	sidForm    = regexp.MustCompile(`^[A-Za-z0-9]+$`)
-	actionForm = regexp.MustCompile(`^(ec2|iam|ssm|kms|sts):[A-Z][A-Za-z]+$`)
+	actionForm = regexp.MustCompile(`^(ec2|iam|ssm|kms|sts|servicequotas):[A-Z][A-Za-z]+$`)
 )
 
 func TestPolicyAsJSON(t *testing.T) {
@@ -188,7 +195,7 @@ func TestPolicyKnowsEveryCall(t *testing.T) {
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			if s, ok := n.(*ast.SelectorExpr); ok {
-				if x, ok := s.X.(*ast.Ident); ok && slices.Contains([]string{"ec2", "iam", "ssm", "kms", "sts"}, x.Name) {
+				if x, ok := s.X.(*ast.Ident); ok && slices.Contains([]string{"ec2", "iam", "ssm", "kms", "sts", "servicequotas"}, x.Name) {
 					if m := clients.FindStringSubmatch(s.Sel.Name); m != nil {
 						calls[m[1]] = true
 					}

@@ -52,7 +52,7 @@ type lateString struct{ option, text string }
 
 // check makes all checks side by side. What they find stands in a fixed order.
 func (p *preflight) check(ctx context.Context) []config.Problem {
-	checks := []func(context.Context, *problems){p.regions, p.source, p.instanceTypes, p.network, p.profile, p.launch, p.keys}
+	checks := []func(context.Context, *problems){p.regions, p.source, p.instanceTypes, p.quota, p.network, p.profile, p.launch, p.keys}
 	if p.ebs == nil || !p.ebs.SkipCreateAMI {
 		checks = append(checks, p.names, p.parameters, p.copying)
 	}
@@ -246,14 +246,7 @@ func (p *preflight) instanceTypes(ctx context.Context, ps *problems) {
 		return
 	}
 	names := p.run.types()
-	known, err := p.looks.types.get(ctx, func(ctx context.Context) ([]types.InstanceTypeInfo, error) {
-		// A filter bears a type that does not exist.
-		out, err := p.session.EC2("").DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{Filters: []types.Filter{{Name: aws.String("instance-type"), Values: names}}})
-		if err != nil {
-			return nil, err
-		}
-		return out.InstanceTypes, nil
-	})
+	known, err := p.knownTypes(ctx)
 	if err != nil {
 		ps.unchecked(p.typeOption(0), "whether the instance type fits", err)
 		return
@@ -270,6 +263,18 @@ func (p *preflight) instanceTypes(ctx context.Context, ps *problems) {
 		}
 	}
 	p.offered(ctx, ps)
+}
+
+// knownTypes are those of the types that exist in the region.
+func (p *preflight) knownTypes(ctx context.Context) ([]types.InstanceTypeInfo, error) {
+	return p.looks.types.get(ctx, func(ctx context.Context) ([]types.InstanceTypeInfo, error) {
+		// A filter bears a type that does not exist.
+		out, err := p.session.EC2("").DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{Filters: []types.Filter{{Name: aws.String("instance-type"), Values: p.run.types()}}})
+		if err != nil {
+			return nil, err
+		}
+		return out.InstanceTypes, nil
+	})
 }
 
 // likeType suggests a type that is written nearly so.

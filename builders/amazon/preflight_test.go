@@ -19,13 +19,18 @@ import (
 // builder is an amazon-ebs builder with the options.
 func (c *cloud) builder(body string) *Builder {
 	c.t.Helper()
-	b := New(c.env)
+	return decodeBuilder(c.t, New(c.env), body)
+}
+
+// decodeBuilder gives the builder the options.
+func decodeBuilder(t *testing.T, b *Builder, body string) *Builder {
+	t.Helper()
 	f, diags := hclsyntax.ParseConfig([]byte(body), "source.hcl", hcl.InitialPos)
 	if !diags.HasErrors() {
 		diags = config.Decode(f.Body, nil, b.Options())
 	}
 	if diags.HasErrors() {
-		c.t.Fatal(diags)
+		t.Fatal(diags)
 	}
 	return b
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	ststypes "github.com/aws/aws-sdk-go-v2/service/sts/types"
@@ -402,4 +403,14 @@ func (s *Session) S3(region string) *s3.Client {
 // SecretsManager is the client of a region.
 func (s *Session) SecretsManager(region string) *secretsmanager.Client {
 	return client(s, "secretsmanager", region, func(c aws.Config) *secretsmanager.Client { return secretsmanager.NewFromConfig(c) })
+}
+
+// ServiceQuotas is the client of a region. It has a pace of its own: the service
+// takes few calls a second, and what it throttles is to slow nothing else.
+func (s *Session) ServiceQuotas(region string) *servicequotas.Client {
+	return client(s, "servicequotas", region, func(c aws.Config) *servicequotas.Client {
+		return servicequotas.NewFromConfig(c, func(o *servicequotas.Options) {
+			o.Retryer = retry.NewStandard(func(so *retry.StandardOptions) { so.MaxAttempts, so.MaxBackoff = 3, 2*time.Second })
+		})
+	})
 }

@@ -517,6 +517,8 @@ type instanceItem struct {
 	Sriov        string          `xml:"sriovNetSupport,omitempty"`
 	Metadata     metadataOptions `xml:"metadataOptions"`
 	Enclave      bool            `xml:"enclaveOptions>enabled"`
+	Cores        int64           `xml:"cpuOptions>coreCount"`
+	Threads      int64           `xml:"cpuOptions>threadsPerCore"`
 	Details      string          `xml:"platformDetails"`
 	Tags         []tagItem       `xml:"tagSet>item"`
 }
@@ -531,6 +533,8 @@ func (k *call) instanceItem(i *instance) instanceItem {
 	o := instanceItem{ID: i.id, Image: i.image.id, State: stateItem{stateCodes[s], s}, Index: i.index, Type: i.kind.name, Launched: iso(i.launched),
 		Placement: placementItem{Zone: i.zone, Tenancy: i.tenancy}, Platform: i.image.platform, Monitoring: "disabled", Architecture: i.kind.arch, RootType: "ebs", Root: i.rootDevice,
 		Virtual: "hvm", Hypervisor: "xen", ClientToken: i.clientToken, EBSOptimized: i.ebsOptimized, ENA: i.ena, Sriov: i.sriov, Metadata: m, Enclave: i.enclave, Details: i.image.details(), Tags: tagItems(i.tags)}
+	o.Threads = i.kind.threads()
+	o.Cores = i.kind.cpus / o.Threads
 	if i.key != nil {
 		o.Key = i.key.name
 	}

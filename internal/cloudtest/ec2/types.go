@@ -46,6 +46,14 @@ func typeNamed(name string) (instanceType, bool) {
 // burst says whether the type earns CPU credits.
 func (t instanceType) burst() bool { return strings.HasPrefix(t.name, "t") }
 
+// threads are the vCPUs that a core of its processor is.
+func (t instanceType) threads() int64 {
+	if t.arch == "arm64" || strings.HasPrefix(t.name, "t2.") {
+		return 1
+	}
+	return 2
+}
+
 func (t instanceType) in(zone string) bool { return strings.Contains(t.zones, zone[len(zone)-1:]) }
 
 // spotPrice is what a spot instance costs in a zone.
