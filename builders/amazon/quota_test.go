@@ -26,6 +26,7 @@ func (c *cloud) asked(action string) (n int) {
 	return n
 }
 
+// The cloud has an instance on demand with two vCPUs from the beginning: its HostInstance.
 func TestPreflightOfTheQuota(t *testing.T) {
 	c := newCloud(t, ec2.Options{})
 	spot := "spot_price = \"auto\"\n"
@@ -35,11 +36,11 @@ func TestPreflightOfTheQuota(t *testing.T) {
 		body, option string
 		said         []string
 	}{
-		{1, c.source(""), "instance_type", []string{"t3.micro needs 2 vCPUs", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", "(L-1216C47A)", "in us-east-1 is 1,", "have 0 of them", "--desired-value 2"}},
+		{3, c.source(""), "instance_type", []string{"t3.micro needs 2 vCPUs", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", "(L-1216C47A)", "in us-east-1 is 3,", "have 2 of them", "--desired-value 4"}},
 		{0, c.source(spot), "instance_type", []string{"All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests", "(L-34B43A08)", "is 0,"}},
 		{1, several, "spot_instance_types.1", []string{"c5.large needs 2"}},
 		{2, several, "", nil},
-		{2, c.source(""), "", nil},
+		{4, c.source(""), "", nil},
 		{1, c.source("skip_quota_check = true"), "", nil},
 		{1, c.source(spot + "spot_on_demand_fallback = true"), "", nil},
 		{1, c.source("tenancy = \"dedicated\""), "", nil},
@@ -73,13 +74,13 @@ func TestPreflightCountsWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetQuota(ec2.QuotaVCPUs, 5)
+	c.SetQuota(ec2.QuotaVCPUs, 7)
 	c.Plan().Reset()
 	// Two bakes of one process that begin together ask once.
 	for _, body := range []string{c.source(""), strings.Replace(c.source(""), "t3.micro", "c5.large", 1)} {
 		errs, _, text := c.findings(body, builders.CheckEnv{})
-		if !slices.Equal(errs, []string{"instance_type"}) || !strings.Contains(text, "is 5,") || !strings.Contains(text, "have 4 of them") || !strings.Contains(text, "--desired-value 6") {
-			t.Errorf("beside four vCPUs: %s", text)
+		if !slices.Equal(errs, []string{"instance_type"}) || !strings.Contains(text, "is 7,") || !strings.Contains(text, "have 6 of them") || !strings.Contains(text, "--desired-value 8") {
+			t.Errorf("beside six vCPUs: %s", text)
 		}
 	}
 	if q, i := c.asked("GetServiceQuota"), c.asked("DescribeInstances"); q != 1 || i != 1 {
@@ -89,7 +90,7 @@ func TestPreflightCountsWhatRuns(t *testing.T) {
 	if errs, _, text := c.findings(c.source("spot_price = \"auto\""), builders.CheckEnv{}); len(errs) > 0 {
 		t.Errorf("as a spot instance: %s", text)
 	}
-	c.SetQuota(ec2.QuotaVCPUs, 6)
+	c.SetQuota(ec2.QuotaVCPUs, 8)
 	c.connect()
 	if errs, _, text := c.findings(c.source(""), builders.CheckEnv{}); len(errs) > 0 {
 		t.Errorf("it fits: %s", text)
