@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -120,6 +121,7 @@ type Cloud struct {
 	stores   map[string]*store // S3 buckets
 	contents []*content        // of base images
 	phases   []*Phase
+	booting  chan struct{} // a place for each machine that boots at this moment
 	problems []error
 	baseline map[string]bool
 }
@@ -195,7 +197,8 @@ func New(o Options) (*Cloud, error) {
 	}
 	c := &Cloud{o: o, plan: o.Plan, host: host, spaces: map[string]*space{}, accounts: map[string]*account{}, tokens: map[string]*performed{},
 		buckets: map[string]*bucket{}, denied: map[string]bool{}, messages: map[string]string{}, quotas: map[string]int{}, stores: map[string]*store{},
-		keys: map[string]identity{AccessKey: {o.Account, "arn:aws:iam::" + o.Account + ":user/baker", SecretKey}}}
+		booting: make(chan struct{}, runtime.NumCPU()),
+		keys:    map[string]identity{AccessKey: {o.Account, "arn:aws:iam::" + o.Account + ":user/baker", SecretKey}}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.services = map[string]map[string]operation{"ec2": ec2Operations(), "sts": stsOperations(), "iam": iamOperations(), "ssm": ssmOperations(),
 		"kms": kmsOperations(), "secretsmanager": secretsOperations(), "ec2-instance-connect": connectOperations(), "servicequotas": quotaOperations()}

@@ -224,8 +224,12 @@ func (c *Cloud) then(i *instance, work func() error) {
 }
 
 // boot starts the machine behind an instance, with the disks that it has now.
+// No more boot at once than there are processors: in a cloud they do not take
+// the time of whoever launches them.
 func (c *Cloud) boot(i *instance) {
 	c.then(i, func() error {
+		c.booting <- struct{}{}
+		defer func() { <-c.booting }()
 		c.mu.Lock()
 		// Shared images need not be there any longer: what it starts from are its disks.
 		if s := i.line.at(c.now()); s != pending && s != running {
