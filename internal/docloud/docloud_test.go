@@ -568,3 +568,14 @@ func TestTags(t *testing.T) {
 		}
 	}
 }
+
+// A template with a placeholder for a token can be validated, and not baked.
+func TestPlaceholderToken(t *testing.T) {
+	a := Access{APIToken: "YOUR API KEY"}
+	if _, ps := a.settle(false); len(ps) > 0 {
+		t.Errorf("without need of a token: %+v", ps)
+	}
+	if _, ps := a.settle(true); firstError(ps) == nil {
+		t.Error("the placeholder is taken for a token")
+	}
+}
