@@ -95,6 +95,12 @@ func (s *Session) Transfer(ctx context.Context, id int, region string, timeout t
 				})
 				return a, err
 			}, find)
+			// One that a process which has died began may have come to its end since.
+			if err != nil && ctx.Err() == nil {
+				if begun, found, ferr := find(ctx); ferr == nil && found {
+					action, err = begun, nil
+				}
+			}
 		}
 		if err == nil && wait && action.ID > 0 {
 			w.Timeout = max(time.Until(end), time.Nanosecond)
