@@ -50,9 +50,10 @@ func running(o Owner) (alive, known bool) {
 }
 
 type stat struct {
-	state   byte   // field 3
-	threads uint64 // field 20
-	start   uint64 // field 22
+	state                  byte   // field 3
+	parent, group, session int    // fields 4 to 6
+	threads                uint64 // field 20
+	start                  uint64 // field 22
 }
 
 func readStat(pid int) (stat, error) {
@@ -74,7 +75,7 @@ func readStat(pid int) (stat, error) {
 func parseStat(text []byte) (stat, error) {
 	i := bytes.LastIndexByte(text, ')')
 	fields := bytes.Fields(text[i+1:])
-	const state, threads, start = 0, 20 - 3, 22 - 3 // the third field comes first here
+	const state, ids, threads, start = 0, 4 - 3, 20 - 3, 22 - 3 // the third field comes first here
 	if i < 0 || len(fields) <= start || len(fields[state]) != 1 {
 		return stat{}, errors.New("not a process status as proc(5) describes it")
 	}
@@ -86,5 +87,11 @@ func parseStat(text []byte) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("number of threads: %w", err)
 	}
-	return stat{state: fields[state][0], threads: n, start: ticks}, nil
+	out := stat{state: fields[state][0], threads: n, start: ticks}
+	for i, to := range []*int{&out.parent, &out.group, &out.session} {
+		if *to, err = strconv.Atoi(string(fields[ids+i])); err != nil {
+			return stat{}, fmt.Errorf("process number: %w", err)
+		}
+	}
+	return out, nil
 }

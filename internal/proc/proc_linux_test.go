@@ -4,8 +4,13 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestReusedPidIsDead(t *testing.T) {
@@ -99,4 +104,68 @@ func FuzzParseStat(f *testing.F) {
 			t.Errorf("%+v with error %v", s, err)
 		}
 	})
+}
+
+// A tree ends whole: sessions of their own, those who have lost their parents
+// since, those who do not listen. What init has adopted is not of it.
+func TestTree(t *testing.T) {
+	for name, end := range map[string]func(int){
+		"Tree": func(lead int) {
+			tree := NewTree(lead)
+			tree.Signal(unix.SIGTERM)
+			tree.Signal(unix.SIGKILL)
+		},
+		"EndScript": func(lead int) {
+			if out, err := exec.Command("sh", "-c", EndScript(lead, "TERM", "KILL")).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		},
+	} {
+		cmd := exec.Command("sh", "-c", `setsid sh -c 'trap "" TERM; setsid sleep 1000 & echo $! $$; while :; do sleep 1000; done' &
+(setsid sleep 1000 & echo daemon $!)
+echo $$; wait`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var pids []int
+		daemon := 0
+		lines := bufio.NewScanner(stdout)
+		for (len(pids) < 3 || daemon == 0) && lines.Scan() {
+			words := strings.Fields(lines.Text())
+			for _, w := range words {
+				n, err := strconv.Atoi(w)
+				switch {
+				case err != nil:
+				case words[0] == "daemon":
+					daemon = n
+				default:
+					pids = append(pids, n)
+				}
+			}
+		}
+		if len(pids) != 3 || daemon == 0 {
+			t.Fatalf("the command said %v, %d", pids, daemon)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		end(cmd.Process.Pid)
+		<-ended
+		for _, pid := range pids {
+			gone := func() bool { s, err := readStat(pid); return err != nil || s.state == 'Z' || s.state == 'X' }
+			for i := 0; !gone(); i++ {
+				if i == 500 {
+					t.Fatalf("%s: process %d is left", name, pid)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if err := unix.Kill(daemon, unix.SIGKILL); err != nil {
+			t.Errorf("%s: the daemon is gone, too: %v", name, err)
+		}
+	}
 }

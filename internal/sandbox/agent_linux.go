@@ -19,9 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/machine"
+	"golang.org/x/sys/unix"
 )
 
 type unixStat = syscall.Stat_t
@@ -288,11 +288,11 @@ func (a *agent) run(r request, stdio []*os.File, session net.Conn) answer {
 	case ws := <-done:
 		return answer{Status: status(ws)}
 	case <-gone:
-		for {
-			killSession(pid)
+		for tree := proc.NewTree(pid); ; {
+			tree.Signal(unix.SIGKILL)
 			select {
 			case ws := <-done:
-				killSession(pid) // what it started between the look and its end
+				tree.Signal(unix.SIGKILL) // what it started between the look and its end
 				return answer{Status: status(ws)}
 			case <-time.After(10 * time.Millisecond):
 			}
@@ -305,29 +305,6 @@ func status(ws syscall.WaitStatus) int {
 		return 128 + int(ws.Signal())
 	}
 	return ws.ExitStatus()
-}
-
-// killSession ends every process of the session that pid leads.
-func killSession(pid int) {
-	_ = unix.Kill(-pid, unix.SIGKILL)
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		n, err := strconv.Atoi(e.Name())
-		if err != nil || n == os.Getpid() {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-		if len(f) > 3 && f[3] == strconv.Itoa(pid) {
-			_ = unix.Kill(n, unix.SIGKILL)
-		}
-	}
 }
 
 func lookPath(name, path string) (string, error) {

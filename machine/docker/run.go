@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 
+	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/machine"
 )
 
@@ -161,41 +162,6 @@ func because(err error) string {
 	return ": " + err.Error()
 }
 
-// killScript ends the session that $1 leads and all descendants of its
-// processes. They are held still first, so that none can start another unseen.
-const killScript = `s=" $1 "; lead=$1
-look() {
-	l=; t=
-	while IFS= read -r l || [ -n "$l" ]; do t="$t$l "; done 2>/dev/null <"/proc/$1/stat" || return 1
-	[ -n "$t" ] || return 1
-	set -- ${t##*)}
-	state=$1 parent=$2 session=$4
-	case $state in Z | X) return 1 ;; esac
-}
-kill -STOP "$lead" 2>/dev/null
-more=1
-while [ -n "$more" ]; do
-	more=
-	for d in /proc/[0-9]*; do
-		p=${d#/proc/}
-		case $s in *" $p "*) continue ;; esac
-		look "$p" || continue
-		case "$session $s" in
-		"$lead "* | *" $parent "*) s="$s$p "; more=1; kill -STOP "$p" 2>/dev/null ;;
-		esac
-	done
-done
-for p in $s; do kill -KILL "$p" 2>/dev/null; done
-n=0
-for p in $s; do
-	while look "$p"; do
-		n=$((n + 1))
-		[ $n -gt 100 ] && exit 1
-		sleep 0.05 2>/dev/null || sleep 1
-	done
-done
-exit 0`
-
 var errNotBegun = errors.New("it has not told which process it is")
 
 // cancelled stops the command of a context that has ended.
@@ -237,7 +203,7 @@ func (m *docker) stop(user string, stdout, stderr *stream, closed <-chan struct{
 	if err != nil || pid <= 1 {
 		return fmt.Errorf("its process came as %q", begin)
 	}
-	line := "set -- " + strconv.Itoa(pid) + "\n" + killScript
+	line := proc.EndScript(pid, "KILL")
 	// Root ends what the user may not end, such as what sudo started; without
 	// its capabilities it can less than the user.
 	for _, u := range []string{"0", user} {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+
+	"github.com/ingotbuild/ingot/internal/proc"
 )
 
 const shellName = "sh"
@@ -17,10 +19,13 @@ func group(cmd *exec.Cmd) {
 	dieWithParent(cmd.SysProcAttr)
 }
 
-// The group's leader may be gone, and the others still be there. An error says
-// that there is nobody left.
-func terminate(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-func kill(cmd *exec.Cmd)      { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+// end is how a command and what it started are ended. The leader of its group
+// may be gone, and the others still be there.
+type end struct{ tree *proc.Tree }
+
+func ending(cmd *exec.Cmd) end { return end{proc.NewTree(cmd.Process.Pid)} }
+func (e end) ask()             { e.tree.Signal(syscall.SIGTERM) }
+func (e end) kill()            { e.tree.Signal(syscall.SIGKILL) }
 
 func status(s *os.ProcessState) int {
 	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {

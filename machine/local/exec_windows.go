@@ -18,12 +18,17 @@ func shell(line string) *exec.Cmd {
 
 func group(*exec.Cmd) {}
 
-// Windows has no request to end that reaches every process.
-func terminate(cmd *exec.Cmd) { kill(cmd) }
+// end is how a command and what it started are ended.
+type end struct{ cmd *exec.Cmd }
 
-func kill(cmd *exec.Cmd) {
-	_ = exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(cmd.Process.Pid)).Run()
-	_ = cmd.Process.Kill()
+func ending(cmd *exec.Cmd) end { return end{cmd} }
+
+// Windows has no request to end that reaches every process.
+func (e end) ask() { e.kill() }
+
+func (e end) kill() {
+	_ = exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(e.cmd.Process.Pid)).Run()
+	_ = e.cmd.Process.Kill()
 }
 
 func status(s *os.ProcessState) int { return s.ExitCode() }

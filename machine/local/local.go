@@ -106,8 +106,9 @@ const (
 	linger = 5 * time.Second
 )
 
-// Exec runs cmd in a process group of its own. When ctx ends, the group is
-// asked to end, is killed 2 seconds later, and ctx's error is returned. An
+// Exec runs cmd in a process group of its own. When ctx ends, the group and all
+// that came of it is asked to end, is killed 2 seconds later, and ctx's error is
+// returned. An
 // unsuccessful end gives a *machine.ExitError; any other error means that the
 // command could not be started or its output not be written. cmd must not have
 // been made with a context.
@@ -148,12 +149,13 @@ func Exec(ctx context.Context, cmd *exec.Cmd) error {
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(killed)
-		terminate(cmd)
+		end := ending(cmd)
+		end.ask()
 		select {
 		case <-waited:
 		case <-time.After(grace):
 		}
-		kill(cmd)
+		end.kill()
 	})
 	err := cmd.Wait()
 	close(waited)

@@ -458,21 +458,21 @@ func (s *suite) concurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// cancel: the command, its children and those that ignore SIGTERM are gone
-// once the context has ended.
+// cancel: the command, its children, those that ignore SIGTERM and those that
+// have a session of their own are gone once the context has ended.
 func (s *suite) cancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(s.ctx(t))
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
 		done <- s.m.Run(ctx, machine.Command{Line: "trap '' TERM HUP INT\n" +
-			"sleep 1000 & a=$!; (sleep 1000 & echo $!; wait) & b=$!; echo $$ $a $b ready; while :; do sleep 1000; done", Stdout: w})
+			"own=$(command -v setsid); sleep 1000 & a=$!; $own sleep 1000 & c=$!; (sleep 1000 & echo $!; wait) & b=$!; echo $$ $a $b $c ready; while :; do sleep 1000; done", Stdout: w})
 		w.Close()
 	}()
 	var pids []string
 	lines := bufio.NewScanner(r)
 	ready := false
-	for len(pids) < 4 && lines.Scan() {
+	for len(pids) < 5 && lines.Scan() {
 		for _, word := range strings.Fields(lines.Text()) {
 			if word == "ready" {
 				ready = true
@@ -481,7 +481,7 @@ func (s *suite) cancel(t *testing.T) {
 			}
 		}
 	}
-	if !ready || len(pids) != 4 {
+	if !ready || len(pids) != 5 {
 		t.Fatalf("the command said %v", pids)
 	}
 	go io.Copy(io.Discard, r)

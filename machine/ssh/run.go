@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/machine"
 )
 
@@ -453,25 +454,6 @@ func (p *process) watch(exited chan<- struct{}) {
 	}
 }
 
-// killScript ends a process group and the rest of its session, politely first.
-// It is sh for every Unix; where there is no /proc, the group must do. What
-// sudo has started only sudo can end.
-const killScript = `p=%d
-rest() { grep -lE "\) [^Z] [0-9]+ [0-9]+ $p " /proc/[0-9]*/stat 2>/dev/null | sed 's/[^0-9]//g'; }
-alive() { [ -n "$(rest)" ] || { [ ! -r /proc/self/stat ] && kill -0 -$p 2>/dev/null; }; }
-all() {
-	kill -$1 -$p 2>/dev/null
-	for q in $(rest); do kill -$1 $q 2>/dev/null || sudo -n kill -$1 $q 2>/dev/null; done
-}
-nap() { sleep 0.05 2>/dev/null || sleep 1; }
-all TERM
-n=0; while alive && [ $n -lt 40 ]; do nap; n=$((n+1)); done
-alive || exit 0
-all KILL
-n=0; while alive && [ $n -lt 40 ]; do nap; n=$((n+1)); done
-alive && exit 1
-exit 0`
-
 // killPatience bounds ending a command.
 const killPatience = 30 * time.Second
 
@@ -499,7 +481,7 @@ func (p *process) stop(exited <-chan struct{}) error {
 	if pid == 0 {
 		return errors.New("the command may still run on the machine: its process is not known")
 	}
-	err := p.m.aside(ctx, p.c.link, fmt.Sprintf(killScript, pid))
+	err := p.m.aside(ctx, p.c.link, proc.EndScript(pid, "TERM", "KILL"))
 	if err != nil && p.c.link.alive() {
 		return fmt.Errorf("the command may still run on the machine (process group %d): %w", pid, err)
 	}
