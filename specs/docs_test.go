@@ -56,7 +56,7 @@ func TestDocs(t *testing.T) {
 func onWindows() string {
 	var b strings.Builder
 	b.WriteString("\n| Resource | On Windows |\n| --- | --- |\n")
-	fits := func(k *kind, only string) bool { return only != "posix" && windowsKinds()[k.name].script != "" }
+	fits := func(k *kind, only string) bool { return only != "posix" && windowsKinds()[k.wider().name].script != "" }
 	for _, r := range resources() {
 		var words []string
 		for _, name := range slices.Sorted(maps.Keys(r.matchers)) {

@@ -32,6 +32,9 @@ type kind struct {
 	script string
 	// each asks for one subject at a time; otherwise one script asks for all.
 	each bool
+	// within is a kind whose facts hold all of this one's, and take more to find out.
+	// It is asked instead where it is asked anyway, and on Windows.
+	within *kind
 	// windows says that only Windows has it. How Windows is asked, windowsKinds says.
 	windows bool
 	// read gives each subject's fact. An error stands for all the subjects.
@@ -82,6 +85,14 @@ func lines(b []byte) []string {
 		return nil
 	}
 	return strings.Split(s, "\n")
+}
+
+// wider is the kind that k is within, or k.
+func (k *kind) wider() *kind {
+	if k.within != nil {
+		return k.within
+	}
+	return k
 }
 
 // one makes the reader of a kind that asks for each subject alone.
@@ -217,11 +228,7 @@ elif [ -d /etc/runlevels ]; then m=openrc
 elif [ -d /etc/init.d ]; then m=sysv
 else m=none; fi
 echo "Init=$i"; echo "Manager=$m"
-for u; do
-	case $u in *.*) f=$u;; *) f=$u.service;; esac
-	for l in /etc/runlevels/*/"$u" /etc/rc[2345S].d/S[0-9][0-9]"${u%.service}" /etc/systemd/system/*.wants/"$f" /etc/systemd/system/*.requires/"$f"; do
-	if [ -e "$l" ] || [ -L "$l" ]; then echo "Link=$l"; fi
-done; done
+printf 'Link=%s\n' /etc/runlevels/*/* /etc/rc[2345S].d/S* /etc/systemd/system/*.wants/* /etc/systemd/system/*.requires/*
 echo
 if [ $i = systemd ]; then
 	exec systemctl show --no-pager -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -- "$@"
@@ -398,61 +405,41 @@ func (l listener) String() string {
 
 var sockets = &kind{
 	name: "port",
-	script: `{ read -r f </proc/net/tcp; } || exit
+	// ss asks the kernel for what listens; /proc/net lists all connections, which
+	// takes long where there are many. An ss from before it told v6only writes *
+	// for all of IPv4, later ones for all of both: it is not heard, and neither is
+	// one that says nothing at all or has something to say on stderr.
+	script: `nl='
+'
+o=$(ss -H -tunle 2>&1) || o=
+case $nl$o in
+"$nl" | *"$nl"[!tu]*) o= ;;
+*" *:"*) case $o in *v6only:*) ;; *) o= ;; esac ;;
+esac
+if [ -n "$o" ]; then echo "ss$nl$o"; exit 0; fi
+{ read -r f </proc/net/tcp; } || exit
 f=
 for p in tcp tcp6 udp udp6; do [ -e /proc/net/$p ] && f="$f $p"; done
 echo "=$f"
-cd /proc/net && sed -n -e 's/^ *sl .*/-/p' -e 's/^ *[0-9]*: \([0-9A-F]*:[0-9A-F]*\) [0-9A-F]*:[0-9A-F]* \(0[7A]\) .* \([0-9][0-9]*\) [0-9][0-9]* [0-9a-f]\{8,16\} .*/\2 \1 \3/p' $f || exit
-echo ss
-ss -H -tunle 2>/dev/null
-exit 0`,
+cd /proc/net && exec grep -h -E '^ *sl | 0[7A] ' $f`,
 	read: readSockets,
 }
-
-// v6only is what ss says of a socket of IPv6.
-var v6only = regexp.MustCompile(`(?m)^.* ino:(\d+) .*v6only:([01])`)
 
 func readSockets(a answer, subjects []string) (facts, error) {
 	if a.status != 0 {
 		return nil, failed(a, "the question for listening sockets")
 	}
-	said, ss, whole := strings.Cut(string(a.out), "\nss\n")
-	out := lines([]byte(said))
-	if !whole || len(out) == 0 || !strings.HasPrefix(out[0], "=") {
+	out := lines(a.out)
+	if len(out) == 0 {
 		return nil, failed(a, "the question for listening sockets")
 	}
-	var all []listener
-	var inodes []string
-	tables, table := strings.Fields(out[0][1:]), -1
-	for _, l := range out[1:] {
-		if l == "-" {
-			table++
-			continue
-		}
-		f := strings.Fields(l)
-		if len(f) != 3 || table < 0 || table >= len(tables) {
-			return nil, fmt.Errorf("not a line about a socket: %s", Clean(l))
-		}
-		udp := strings.HasPrefix(tables[table], "udp")
-		if (f[0] == "07") != udp { // connected, or the way there
-			continue
-		}
-		addr, err := parseHexAddr(f[1])
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, listener{udp: udp, six: strings.HasSuffix(tables[table], "6"), addr: addr})
-		inodes = append(inodes, f[2])
+	read := readSocketTables
+	if out[0] == "ss" {
+		read = readSS
 	}
-	if table+1 != len(tables) {
-		return nil, fmt.Errorf("%d of %d tables of sockets came", table+1, len(tables))
-	}
-	only6 := map[string]string{}
-	for _, m := range v6only.FindAllStringSubmatch(ss, -1) {
-		only6[m[1]] = m[2]
-	}
-	for i := range all {
-		all[i].only6 = only6[inodes[i]]
+	all, err := read(out)
+	if err != nil {
+		return nil, err
 	}
 	result := facts{}
 	for _, s := range subjects {
@@ -465,6 +452,73 @@ func readSockets(a answer, subjects []string) (facts, error) {
 		result[s] = here
 	}
 	return result, nil
+}
+
+var v6only = regexp.MustCompile(` v6only:([01])`)
+
+// readSS reads lines such as
+//
+//	tcp LISTEN 0 128 [::]:443 [::]:* ino:13 sk:1 v6only:0 <->
+func readSS(out []string) (all []listener, err error) {
+	for _, line := range out[1:] {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[0] != "tcp" && f[0] != "udp" {
+			return nil, fmt.Errorf("not a line about a socket: %s", Clean(line))
+		}
+		l := listener{udp: f[0] == "udp"}
+		// The last one: the path of a cgroup may be like it.
+		if all := v6only.FindAllStringSubmatch(line, -1); all != nil {
+			l.six, l.only6 = true, all[len(all)-1][1]
+		}
+		colon := max(strings.LastIndexByte(f[4], ':'), 0)
+		host, _, _ := strings.Cut(f[4][:colon], "%") // a device that it is bound to
+		host = strings.Trim(host, "[]")
+		if host == "*" && l.six {
+			host = "::"
+		}
+		addr, err := netip.ParseAddr(host)
+		port, errPort := strconv.ParseUint(strings.TrimPrefix(f[4][colon:], ":"), 10, 16)
+		if err != nil || errPort != nil {
+			return nil, fmt.Errorf("not a socket's address: %s", Clean(f[4]))
+		}
+		l.six = l.six || addr.Is6()
+		l.addr = netip.AddrPortFrom(addr.Unmap(), uint16(port))
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// readSocketTables reads what is in /proc/net.
+func readSocketTables(out []string) (all []listener, err error) {
+	names, ok := strings.CutPrefix(out[0], "=")
+	if !ok {
+		return nil, fmt.Errorf("not a list of tables of sockets: %s", Clean(out[0]))
+	}
+	tables, table := strings.Fields(names), -1
+	for _, l := range out[1:] {
+		f := strings.Fields(l)
+		if len(f) > 0 && f[0] == "sl" {
+			table++
+			continue
+		}
+		// sl, local address, remote address, state, …
+		if len(f) < 4 || table < 0 || table >= len(tables) {
+			return nil, fmt.Errorf("not a line about a socket: %s", Clean(l))
+		}
+		udp := strings.HasPrefix(tables[table], "udp")
+		if (f[3] == "07") != udp { // connected, or the way there
+			continue
+		}
+		addr, err := parseHexAddr(f[1])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, listener{udp: udp, six: strings.HasSuffix(tables[table], "6"), addr: addr})
+	}
+	if table+1 != len(tables) {
+		return nil, fmt.Errorf("%d of %d tables of sockets came", table+1, len(tables))
+	}
+	return all, nil
 }
 
 // parseHexAddr reads the kernel's notation: 32-bit words, each in the byte
@@ -684,6 +738,13 @@ func (d loginDefs) readDef(l string) bool {
 	return false
 }
 
+// accounts is what getent alone can say of users, in one process.
+var accounts = &kind{
+	name: "account", within: users,
+	script: lookup + `g passwd "$@"`,
+	read:   func(a answer, subjects []string) (facts, error) { return readUsers(a, subjects, false) },
+}
+
 var users = &kind{
 	name: "user",
 	script: lookup + defs + counted + `g passwd "$@" || exit
@@ -704,14 +765,14 @@ for u; do
 done
 echo +
 [ -z "$a" ] || g group $a`,
-	read: readUsers,
+	read: func(a answer, subjects []string) (facts, error) { return readUsers(a, subjects, true) },
 }
 
-func readUsers(a answer, subjects []string) (facts, error) {
+func readUsers(a answer, subjects []string, groups bool) (facts, error) {
 	if a.status != 0 {
 		return nil, failed(a, "the question for users")
 	}
-	accounts, gids, names := map[string]user{}, map[string][]string{}, map[string]string{}
+	known, gids, names := map[string]user{}, map[string][]string{}, map[string]string{}
 	limits, inGroups := loginDefs{}, false
 	for _, l := range lines(a.out) {
 		f := strings.Split(l, ":")
@@ -725,17 +786,19 @@ func readUsers(a answer, subjects []string) (facts, error) {
 			names[f[2]] = f[0]
 		case inGroups:
 		case len(f) == 7:
-			if _, again := accounts[f[0]]; !again { // the first line is the one that counts
-				accounts[f[0]] = user{uid: f[2], gid: f[3], home: f[5], shell: f[6]}
+			if _, again := known[f[0]]; !again { // the first line is the one that counts
+				known[f[0]] = user{uid: f[2], gid: f[3], home: f[5], shell: f[6]}
 			}
 		}
 	}
 	result := facts{}
 	for _, s := range subjects {
-		u, ok := accounts[s]
+		u, ok := known[s]
 		switch {
 		case !ok:
 			result[s] = missing("no such user")
+		case !groups:
+			result[s] = u
 		case len(gids[s]) == 0:
 			result[s] = errors.New("id did not say the user's groups")
 		default:

@@ -12,13 +12,10 @@ import (
 // A frame is what one section of the script printed on one stream.
 type frame struct {
 	data []byte
-	// status is the exit status; -1 when the section did not end by itself,
-	// notBegun when it did not begin.
+	// status is the exit status; -1 when the section did not end by itself.
 	status       int
 	began, ended time.Time
 }
-
-const notBegun = -2
 
 // frames takes one stream of a script apart as it arrives. Around each section
 // the script prints a line that no one on the machine can guess. What it reads
@@ -30,12 +27,16 @@ type frames struct {
 	// the last marker has come.
 	allow func(n int) bool
 	done  func()
+	// begun, if any, is told each section that begins as a process of its own. What
+	// it returns is called when the section, or the stream, has ended.
+	begun func(section int, pid string) (ended func())
 
 	mu      sync.Mutex
 	buf     []byte
 	scanned int // everything before has been looked at
 	open    int // where the data of the open section begins; -1 between sections
 	began   time.Time
+	running func()
 	got     []frame
 	ended   bool
 	damaged error
@@ -76,15 +77,19 @@ func (f *frames) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// marker takes "B id", "E id status", "X last" (sections up to the last have
-// had their time) or "END count". The marker stands at buf[start:end].
+// marker takes "B id", "B id pid", "E id status" or "END count". The marker
+// stands at buf[start:end].
 func (f *frames) marker(line string, start, end int) {
 	id := strconv.Itoa(len(f.got))
 	word := strings.Split(line, " ")
 	switch {
-	case f.open < 0 && line == "B "+id && len(f.got) < f.count:
+	case f.open < 0 && len(word) > 1 && word[0] == "B" && word[1] == id && len(f.got) < f.count && (len(word) == 2 || len(word) == 3 && isPID(word[2])):
 		f.open, f.began = end, time.Now()
+		if len(word) == 3 && f.begun != nil {
+			f.running = f.begun(len(f.got), word[2])
+		}
 	case f.open >= 0 && len(word) == 3 && word[0] == "E" && word[1] == id && f.open <= start:
+		f.stopped()
 		status := -1
 		if word[2] != "-" {
 			n, err := strconv.ParseUint(word[2], 10, 8)
@@ -96,19 +101,6 @@ func (f *frames) marker(line string, start, end int) {
 		}
 		f.got = append(f.got, frame{f.buf[f.open:start:start], status, f.began, time.Now()})
 		f.open = -1
-	case len(word) == 2 && word[0] == "X" && f.open <= start:
-		last, err := strconv.ParseUint(word[1], 10, 31)
-		if err != nil || int(last) >= f.count || int(last)+1 < len(f.got) || f.open >= 0 && int(last) < len(f.got) {
-			f.damaged = fmt.Errorf("a marker is out of place: %s", Clean(line))
-			return
-		}
-		if f.open >= 0 {
-			f.got = append(f.got, frame{f.buf[f.open:start:start], -1, f.began, time.Now()})
-			f.open = -1
-		}
-		for len(f.got) <= int(last) {
-			f.got = append(f.got, frame{nil, notBegun, time.Time{}, time.Time{}})
-		}
 	case f.open < 0 && line == "END "+strconv.Itoa(f.count) && len(f.got) == f.count:
 		f.ended = true
 		f.done()
@@ -117,11 +109,24 @@ func (f *frames) marker(line string, start, end int) {
 	}
 }
 
+func isPID(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 31)
+	return err == nil && n > 1
+}
+
+func (f *frames) stopped() {
+	if f.running != nil {
+		f.running()
+		f.running = nil
+	}
+}
+
 // result gives the sections that came whole, and why there may be fewer than
 // were asked for.
 func (f *frames) result() ([]frame, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.stopped()
 	switch {
 	case f.damaged != nil:
 		return nil, f.damaged

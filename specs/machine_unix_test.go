@@ -5,6 +5,7 @@ package specs
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +39,17 @@ func (l *local) Run(ctx context.Context, c machine.Command) error {
 		c.Line = l.edit(c.Line)
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", c.Line)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
+	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
+	if c.Stdin != nil {
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		go func() { // it ends with the command, or with what is read
+			_, _ = io.Copy(stdin, c.Stdin)
+			stdin.Close()
+		}()
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: l.root}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second

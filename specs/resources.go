@@ -222,15 +222,15 @@ func coreResources() []resource {
 		{
 			name: "user", subject: accountName, posix: account,
 			matchers: map[string]matcher{
-				"exist":    ask1(users, true, options(), func(u user, _ argument) (bool, string, error) { return true, idName("uid", u.windows) + u.uid, nil }),
-				"have_uid": ask1(users, false, text, func(u user, a argument) (bool, string, error) { return equal(u.uid, a.text) }),
-				"have_home_directory": ask1(users, false, text, func(u user, a argument) (bool, string, error) {
+				"exist":    ask1(accounts, true, options(), func(u user, _ argument) (bool, string, error) { return true, idName("uid", u.windows) + u.uid, nil }),
+				"have_uid": ask1(accounts, false, text, func(u user, a argument) (bool, string, error) { return equal(u.uid, a.text) }),
+				"have_home_directory": ask1(accounts, false, text, func(u user, a argument) (bool, string, error) {
 					if u.windows {
 						return samePath(u.home, a.text), strconv.Quote(u.home), nil
 					}
 					return equal(u.home, a.text)
 				}),
-				"have_login_shell":        ask1(users, false, text, func(u user, a argument) (bool, string, error) { return equal(u.shell, a.text) }),
+				"have_login_shell":        ask1(accounts, false, text, func(u user, a argument) (bool, string, error) { return equal(u.shell, a.text) }),
 				"belong_to_primary_group": ask1(users, false, text, func(u user, a argument) (bool, string, error) { return nameOrID(u.primary, u.gid, a.text) }),
 				"belong_to_group": ask1(users, false, text, func(u user, a argument) (bool, string, error) {
 					in := slices.Contains(u.groups, a.text) || slices.Contains(u.gids, a.text)
@@ -241,10 +241,10 @@ func coreResources() []resource {
 				}),
 			},
 			attributes: map[string]attribute{
-				"uid":           get1(users, typeNumber, func(u user) (value, error) { return value{text: u.uid}, nil }),
-				"gid":           get1(users, typeNumber, func(u user) (value, error) { return value{text: u.gid}, nil }),
-				"home":          get1(users, typeText, func(u user) (value, error) { return value{text: u.home}, nil }),
-				"shell":         get1(users, typeText, func(u user) (value, error) { return value{text: u.shell}, nil }),
+				"uid":           get1(accounts, typeNumber, func(u user) (value, error) { return value{text: u.uid}, nil }),
+				"gid":           get1(accounts, typeNumber, func(u user) (value, error) { return value{text: u.gid}, nil }),
+				"home":          get1(accounts, typeText, func(u user) (value, error) { return value{text: u.home}, nil }),
+				"shell":         get1(accounts, typeText, func(u user) (value, error) { return value{text: u.shell}, nil }),
 				"primary_group": get1(users, typeText, func(u user) (value, error) { return value{text: u.primary}, nil }),
 				"groups":        get1(users, typeList, func(u user) (value, error) { return value{list: u.groups}, nil }),
 			},

@@ -174,9 +174,8 @@ func (s *Spec) round(ctx context.Context, m machine.Machine, opt RunOptions, rep
 		report.RoundTrips++
 		answers, err = askWindows(ctx, m, scripted, limit)
 	default:
-		var trips int
-		answers, trips, err = ask(ctx, m, scripted, s.Sudo, limit)
-		report.RoundTrips += trips
+		report.RoundTrips++
+		answers, err = ask(ctx, m, scripted, s.Sudo, limit)
 	}
 	for n, i := range at {
 		sec := sections[i]
@@ -257,8 +256,15 @@ func (s *Spec) together(retry, due []int) []int {
 // in one section where the kind allows it. of says which section has a check's;
 // -1 is for one that such a machine cannot answer.
 func (s *Spec) sections(due []int, windows bool) (sections []section, of []int) {
+	whole := map[*kind]bool{}
+	for _, i := range due {
+		whole[s.Checks[i].kind] = true
+	}
 	for _, i := range due {
 		c := s.Checks[i]
+		if w := c.kind.wider(); windows || whole[w] {
+			c.kind = w
+		}
 		if c.misfit(windows) != nil {
 			of = append(of, -1)
 			continue
@@ -280,31 +286,7 @@ func (s *Spec) sections(due []int, windows bool) (sections []section, of []int) 
 		}
 		of = append(of, n)
 	}
-	return gather(sections, of)
-}
-
-// gather puts sections of the same kind beside each other, in the order of the
-// kinds' first ones.
-func gather(sections []section, of []int) ([]section, []int) {
-	first := map[string]int{}
-	order := make([]int, len(sections))
-	for i, x := range sections {
-		order[i] = i
-		if _, ok := first[x.kind.name]; !ok {
-			first[x.kind.name] = i
-		}
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return first[sections[a].kind.name] - first[sections[b].kind.name] })
-	sorted, to := make([]section, len(sections)), make([]int, len(sections))
-	for n, i := range order {
-		sorted[n], to[i] = sections[i], n
-	}
-	for i, n := range of {
-		if n >= 0 {
-			of[i] = to[n]
-		}
-	}
-	return sorted, of
+	return sections, of
 }
 
 // verdict fills in what a fact means for a check, and says whether a later

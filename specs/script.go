@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/machine"
 )
 
@@ -28,125 +30,118 @@ type section struct {
 // (128 KiB) after a login shell has added its own.
 const maxLine = 100 << 10
 
-// prelude defines x ID SECONDS SCRIPT sh ARGS…, which runs one section, and
-// y FIRST LAST SECONDS SCRIPT SUBJECTS…, which runs one for each subject in one
-// process; what it had no time for is not begun. A section that was ended by
-// its time (no status: "-") is told from one that exits with 137 by the
-// kernel's clock, as far as there is one. Busybox's timeout is not used: what
-// it leaves behind holds the output open for up to a second. The two halves of
-// the token are swapped here, so that a command that prints its parents'
-// command lines does not print a marker.
-const prelude = `PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}
+// prelude defines x ID SECONDS HOW SCRIPT ARGS…, which runs one section: as the
+// shell itself does (HOW is -), or in a shell of its own. Each is a process, whose
+// pid its first marker tells. While all run, a child of the script awaits pids on
+// its standard input and ends their processes: time is kept on this side, so that
+// it costs no process there. Where /proc does not tell pids, a sleep beside each
+// section keeps the time; "-" is the status of one that it has killed. The two
+// halves of the token are swapped here, so that a command that prints its
+// parents' command lines does not print a marker.
+var prelude = `PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}
 LC_ALL=C
 export PATH LC_ALL
-N=$n
-n=${n#*/}${n%%/*}
+_n=${_n#*/}${_n%%/*}
 watch() {
 	t=$1; shift
 	$G "$@" & p=$!
-	{ sleep "$t" 2>/dev/null || sleep "$((${t%.*} + 1))"; kill -s KILL -- "$m$p"; } >/dev/null 2>&1 & w=$!
-	wait "$p" 2>/dev/null; k=$?
+	{ sleep "$t" 2>/dev/null || sleep "$((${t%.*} + 1))"; trap "" TERM; kill -s KILL -- "$m$p"; } >/dev/null 2>&1 & w=$!
+	wait "$p" 2>/dev/null; _r=$?
 	kill "$w" 2>/dev/null
-	return "$k"
+	wait "$w" 2>/dev/null
+	[ $? -gt 128 ] || _r=- # it has come to its end, and was not ended
 }
-T=watch G= m=
-case $(timeout --version 2>/dev/null) in
-*coreutils*) T='timeout -s KILL';;
-*) if command -v setsid >/dev/null; then G=setsid m=-; fi;;
-esac
-clock() { c=; { read -r c _ </proc/uptime; } 2>/dev/null; c=${c%%.*}; }
 x() {
-	i=$1 s=$2; shift 2
-	printf '\n%s B %s\n' "$n" "$i"; printf '\n%s B %s\n' "$n" "$i" >&2
-	clock; u=$c
-	$T "$s" sh -c "$@" </dev/null; r=$?
-	if [ "$r" = 137 ]; then
-		clock
-		[ -n "$u" ] && [ -n "$c" ] && [ "$((c-u))" -lt "${s%.*}" ] || r=-
+	_i=$1 _s=$2 _h=$3 _q=$4; shift 4
+	if [ "$_p" = $$ ]; then
+		(
+			for _p in /proc/self/task/*; do :; done
+			_p=${_p##*/}
+			printf '\n%s B %s %s\n' "$_n" "$_i" "$_p"; printf '\n%s B %s %s\n' "$_n" "$_i" "$_p" >&2
+			if [ "$_h" = - ]; then eval "$_q"; else exec sh -c "$_q" sh "$@"; fi
+		) </dev/null
+		_r=$?
+	else
+		printf '\n%s B %s\n' "$_n" "$_i"; printf '\n%s B %s\n' "$_n" "$_i" >&2
+		watch "$_s" sh -c "$_q" sh "$@" </dev/null
 	fi
-	printf '\n%s E %s %s\n' "$n" "$i" "$r"; printf '\n%s E %s %s\n' "$n" "$i" "$r" >&2
+	printf '\n%s E %s %s\n' "$_n" "$_i" "$_r"; printf '\n%s E %s %s\n' "$_n" "$_i" "$_r" >&2
 }
-y() {
-	i=$1 l=$2 s=$3; shift 3
-	$T "$s" sh -c 'n=$1 i=$2 q=$3; shift 3
-n=${n#*/}${n%%/*}
-for a; do
-	printf "\n%s B %s\n" "$n" "$i"; printf "\n%s B %s\n" "$n" "$i" >&2
-	(set -- "$a"; eval "$q"); r=$?
-	printf "\n%s E %s %s\n" "$n" "$i" "$r"; printf "\n%s E %s %s\n" "$n" "$i" "$r" >&2
-	i=$((i+1))
-done' sh "$N" "$i" "$@" </dev/null
-	printf '\n%s X %s\n' "$n" "$l"; printf '\n%s X %s\n' "$n" "$l" >&2
-}
+for _p in /proc/self/task/*; do :; done
+_p=${_p##*/}
+if [ "$_p" = $$ ]; then
+	exec 3<&0
+	{
+` + proc.EndFunctions + `
+		while read -r lead; do
+			s=" "
+			look "$lead" && [ "$parent" = $$ ] && end KILL 40
+		done
+	} <&3 3<&- >/dev/null 2>&1 &
+	_w=$!
+	exec 3<&-
+else
+	G= m=
+	if command -v setsid >/dev/null; then G=setsid m=-; fi
+fi
+exec </dev/null
 `
 
-// alike is how many sections from the first on ask the same of one subject
-// each, in words of ours: they need no shell of their own.
-func alike(sections []section) int {
-	first := sections[0]
-	for n, s := range sections {
-		if s.kind != first.kind || !s.kind.each || s.kind.hidden || s.kind.script == "" || len(s.subjects) != 1 || strings.Contains(s.subjects[0], "\x00") {
-			return n
-		}
-	}
-	return len(sections)
-}
-
-// script writes the whole script for one round trip. Together says that
-// sections that are alike share a process.
-func script(sections []section, halves [2]string, together bool) string {
+// script writes the whole script for one round trip. It is one command, so that
+// a shell that reads it from its standard input has read all of it before it begins.
+func script(sections []section, halves [2]string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "n=%s/%s\n%s", halves[1], halves[0], prelude)
-	for i := 0; i < len(sections); i++ {
-		s := sections[i]
-		s.timeout += more(len(s.subjects))
-		if n := alike(sections[i:]); n > 1 && together {
-			words, limit := []string{s.kind.script}, s.timeout
-			for _, s := range sections[i : i+n] {
-				words = append(words, s.subjects[0])
-				limit = max(limit, s.timeout)
-			}
-			fmt.Fprintf(&b, "y %d %d %d %s\n", i, i+n-1, seconds(limit+more(n)), machine.Quote(words...))
-			i += n - 1
-			continue
-		}
-		words := []string{s.kind.script, "sh"}
-		for _, subject := range s.subjects {
-			words = append(words, strings.Split(subject, "\x00")...)
-		}
-		if s.kind.script == "" {
-			words = []string{s.subjects[0], "sh"}
+	fmt.Fprintf(&b, "{ _n=%s/%s\n%s", halves[1], halves[0], prelude)
+	written := map[string]int{} // the variable of each script
+	for i, s := range sections {
+		text, how, words := s.kind.script, "-", s.subjects
+		if text == "" {
+			text, how, words = s.subjects[0], "sh", nil
 		}
 		if s.kind.hidden {
-			words = words[:2]
+			words = nil
 			fmt.Fprintf(&b, "I=%s; export I\n", machine.Quote(s.subjects[0]))
 		}
-		fmt.Fprintf(&b, "x %d %s %s\n", i, strconv.FormatFloat(s.timeout.Seconds(), 'f', -1, 64), machine.Quote(words...))
+		v, ok := written[text]
+		if !ok {
+			v = len(written)
+			written[text] = v
+			fmt.Fprintf(&b, "_q%d=%s\n", v, machine.Quote(text))
+		}
+		var args []string
+		for _, w := range words {
+			args = append(args, strings.Split(w, "\x00")...)
+		}
+		fmt.Fprintf(&b, "x %d %s %s \"$_q%d\" %s\n", i, strconv.FormatFloat(s.limit().Seconds(), 'f', -1, 64), how, v, machine.Quote(args...))
 		if s.kind.hidden {
 			b.WriteString("unset I\n")
 		}
 	}
-	fmt.Fprintf(&b, "printf '\\n%%s END %d\\n' \"$n\"; printf '\\n%%s END %d\\n' \"$n\" >&2\nexit 0\n", len(sections), len(sections))
+	b.WriteString("[ -n \"${_w-}\" ] && kill $_w 2>/dev/null\n")
+	fmt.Fprintf(&b, "printf '\\n%%s END %d\\n' \"$_n\"; printf '\\n%%s END %d\\n' \"$_n\" >&2\nexit 0; }\n", len(sections), len(sections))
 	return b.String()
 }
 
-// more is the time beyond that for one answer that a process has for many.
-func more(subjects int) time.Duration { return time.Duration(subjects/10) * time.Second / 2 }
+// limit is the section's time: one process may answer for many subjects.
+func (s section) limit() time.Duration {
+	return s.timeout + time.Duration(len(s.subjects)/10)*time.Second/2
+}
 
 func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
 // command makes a command of a script. The machine's login shell may be any;
 // sh reads the script, as root where sudo is asked for and it is not root yet.
-// Hidden says that the script must not be on a command line.
-func command(text string, sudo, hidden bool) machine.Command {
+// Hidden says that the script must not be on a command line. What the script
+// reads then comes from stdin.
+func command(text string, sudo, hidden bool, stdin io.Reader) machine.Command {
 	shell := "exec sh"
 	if sudo {
 		shell = `s=; [ "$(id -u)" = 0 ] || s=1; exec ${s:+sudo} ${s:+-n} sh`
 	}
 	if line := shell + " -c " + machine.Quote(text); len(line) < maxLine && !hidden {
-		return machine.Command{Line: line}
+		return machine.Command{Line: line, Stdin: stdin}
 	}
-	return machine.Command{Line: shell + " -s", Stdin: strings.NewReader(text)}
+	return machine.Command{Line: shell + " -s", Stdin: io.MultiReader(strings.NewReader(text), stdin)}
 }
 
 // An answer is what a section printed, or why it has none.
@@ -162,37 +157,13 @@ type answer struct {
 // what a check left running behind it can hold it up.
 const grace = 500 * time.Millisecond
 
-// errUnreached is the error of a section that shared a process with one that
-// took all their time.
-var errUnreached = errors.New("its turn never came")
-
-// ask runs all sections in one round trip, and in a second one those that
-// others left no time for. There is one answer per section; the error says why
-// the answers are not whole.
-func ask(ctx context.Context, m machine.Machine, sections []section, sudo bool, maxOutput int64) (answers []answer, trips int, err error) {
-	answers, err = askOnce(ctx, m, sections, sudo, maxOutput, true)
-	var again []section
-	var of []int
-	for i, a := range answers {
-		if a.err == errUnreached {
-			again, of = append(again, sections[i]), append(of, i)
-		}
-	}
-	if err != nil || len(again) == 0 {
-		return answers, 1, err
-	}
-	more, err := askOnce(ctx, m, again, sudo, maxOutput, false)
-	for n, i := range of {
-		answers[i] = more[n]
-	}
-	return answers, 2, err
-}
-
-func askOnce(ctx context.Context, m machine.Machine, sections []section, sudo bool, maxOutput int64, together bool) ([]answer, error) {
+// ask runs all sections in one round trip. There is one answer per section; the
+// error says why the answers are not whole.
+func ask(ctx context.Context, m machine.Machine, sections []section, sudo bool, maxOutput int64) ([]answer, error) {
 	// A script that runs longer than all its parts together may has hung.
 	limit := 30 * time.Second
 	for _, s := range sections {
-		limit += s.timeout + more(len(s.subjects)) + 3*time.Second
+		limit += s.limit() + 3*time.Second
 	}
 	run, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -207,15 +178,26 @@ func askOnce(ctx context.Context, m machine.Machine, sections []section, sudo bo
 		cancel()
 		return false
 	}
+	stdin, orders := io.Pipe()
+	defer orders.Close()
 	done := func() {
 		if ends.Add(1) == 2 {
+			orders.Close()
 			time.AfterFunc(grace, cancel)
 		}
 	}
 	token := halves[0] + halves[1]
 	stdout, stderr := newFrames(token, len(sections), allow, done), newFrames(token, len(sections), allow, done)
+	overdue := make([]atomic.Bool, len(sections))
+	stdout.begun = func(i int, pid string) (ended func()) {
+		t := time.AfterFunc(sections[i].limit(), func() {
+			overdue[i].Store(true)
+			_, _ = io.WriteString(orders, pid+"\n") // fails once all have ended
+		})
+		return func() { t.Stop() }
+	}
 	hidden := slices.ContainsFunc(sections, func(s section) bool { return s.kind.hidden })
-	c := command(script(sections, halves, together), sudo, hidden)
+	c := command(script(sections, halves), sudo, hidden, stdin)
 	c.Stdout, c.Stderr = stdout, stderr
 	err := m.Run(run, c)
 
@@ -253,12 +235,10 @@ func askOnce(ctx context.Context, m machine.Machine, sections []section, sudo bo
 		a.out, a.errOut, a.status = outs[i].data, errs[i].data, outs[i].status
 		a.seconds = outs[i].ended.Sub(outs[i].began).Seconds()
 		switch {
-		case min(outs[i].status, errs[i].status) == notBegun && max(outs[i].status, errs[i].status) < 0:
-			a.err = errUnreached
 		case outs[i].status != errs[i].status:
 			a.err = errors.New("the two streams give different exit statuses")
-		case a.status < 0:
-			a.err = fmt.Errorf("it did not end within %s, or was killed", sections[i].timeout)
+		case a.status < 0 || a.status == 137 && overdue[i].Load():
+			a.err = fmt.Errorf("it did not end within %s, or was killed", sections[i].limit())
 		}
 	}
 	return answers, err

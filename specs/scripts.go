@@ -46,7 +46,7 @@ func RunScripts(ctx context.Context, m machine.Machine, questions []Question, su
 		}
 		sections[i] = section{kind: &kind{script: q.Script}, subjects: q.Args, timeout: q.Timeout}
 	}
-	answers, _, err := ask(ctx, m, sections, sudo, maxOutput)
+	answers, err := ask(ctx, m, sections, sudo, maxOutput)
 	for i, a := range answers {
 		replies[i] = Reply{a.out, a.errOut, a.status, a.err}
 	}

@@ -39,7 +39,7 @@ func moreOfUsers(r resource) resource {
 	}
 	r.attributes["minimum_days_between_password_change"] = days(func(s shadow) string { return s.minimum })
 	r.attributes["maximum_days_between_password_change"] = days(func(s shadow) string { return s.maximum })
-	r.attributes["sid"] = get1(users, typeText, func(u user) (value, error) { return value{text: u.uid}, nil })
+	r.attributes["sid"] = get1(accounts, typeText, func(u user) (value, error) { return value{text: u.uid}, nil })
 	password := get1(shadows, typeText, func(s shadow) (value, error) { return value{text: s.password}, nil })
 	password.secret = true
 	r.attributes["encrypted_password"] = password

@@ -36,7 +36,7 @@ func (c Check) misfit(windows bool) error {
 	case c.goss != nil && windows:
 		return unsupported("goss files ask machines with a POSIX shell")
 	}
-	other, subject, has := "posix", c.fitWindows, windowsKinds()[c.kind.name].script != ""
+	other, subject, has := "posix", c.fitWindows, windowsKinds()[c.kind.wider().name].script != ""
 	if !windows {
 		other, subject, has = "windows", c.fitPosix, !c.kind.windows
 	}

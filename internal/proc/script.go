@@ -13,15 +13,20 @@ import (
 // group alone.
 func EndScript(lead int, signals ...string) string {
 	last := len(signals) - 1
-	text := "lead=" + strconv.Itoa(lead) + "\n" + endFunctions
+	text := "lead=" + strconv.Itoa(lead) + "\n" + EndFunctions
 	for _, s := range signals[:last] {
 		text += "end " + s + " 40 && exit 0\n"
 	}
 	return text + "end " + signals[last] + " 100"
 }
 
+// EndFunctions are sh functions for a script of its own: "end SIGNAL N" is one
+// round of what EndScript does for $lead, with N times 50 ms to wait. s is " "
+// before the first. "look PID" sets state, parent, group, session and start, as
+// /proc has them, and fails if there is no such process.
+//
 // s lists the processes of the tree as " pid-start ": a pid alone may be another's by then.
-var endFunctions = strings.TrimLeft(`
+var EndFunctions = strings.TrimLeft(`
 s=" "
 look() {
 	l=; t=
