@@ -30,7 +30,7 @@ type Pace struct {
 var (
 	InstancePace = Pace{First: 5 * time.Second, Min: time.Second, Slow: 8, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
 	VolumePace   = Pace{First: time.Second, Min: time.Second, Slow: 6, Cap: 10 * time.Second, Timeout: 10 * time.Minute, Grace: time.Minute}
-	ImagePace    = Pace{First: 12 * time.Second, Min: time.Second, Slow: 12, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
+	ImagePace    = Pace{First: 12 * time.Second, Min: time.Second, Slow: 20, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	SnapshotPace = Pace{First: 8 * time.Second, Min: 2 * time.Second, Slow: 8, Cap: 15 * time.Second, Timeout: 2 * time.Hour, Grace: 2 * time.Minute}
 	// ShortPace is for what takes moments: a name that spreads, a dependency that goes.
 	ShortPace = Pace{First: 500 * time.Millisecond, Min: 500 * time.Millisecond, Cap: 5 * time.Second, Timeout: 5 * time.Minute, Grace: time.Minute}
