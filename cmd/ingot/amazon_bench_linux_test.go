@@ -53,7 +53,7 @@ func BenchmarkAmazonOverhead(b *testing.B) {
 	for _, n := range []int{1, 50} {
 		b.Run(fmt.Sprintf("bakes=%d", n), func(b *testing.B) {
 			file := filepath.Join(b.TempDir(), "bench.pkr.hcl")
-			if err := os.WriteFile(file, []byte(benchTemplate(n)), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(benchTemplate(n, "")), 0o600); err != nil {
 				b.Fatal(err)
 			}
 			all := map[string][]*overhead{}
@@ -62,7 +62,7 @@ func BenchmarkAmazonOverhead(b *testing.B) {
 				for _, way := range []string{"first", "later", "later"} {
 					all[way] = append(all[way], bakeOverhead(b, file, n, timings))
 				}
-				if o := packerOverhead(b, file, n); o != nil {
+				if o := packerOverhead(b, n); o != nil {
 					all["packer"] = append(all["packer"], o)
 				}
 			}
@@ -74,14 +74,19 @@ func BenchmarkAmazonOverhead(b *testing.B) {
 	}
 }
 
-func benchTemplate(n int) string {
+// benchTemplate has n sources. endpoint, if any, is for a Packer, whose plugin does
+// not take it from the environment.
+func benchTemplate(n int, endpoint string) string {
 	var s strings.Builder
+	if endpoint != "" {
+		endpoint = fmt.Sprintf("\n  custom_endpoint_ec2 = %q", endpoint)
+	}
 	var names []string
 	for i := range n {
 		names = append(names, fmt.Sprintf("%q", fmt.Sprintf("source.amazon-ebs.s%d", i)))
 		fmt.Fprintf(&s, `
 source "amazon-ebs" "s%d" {
-  region        = "us-east-1"
+  region        = "us-east-1"%s
   instance_type = "t3.micro"
   ssh_username  = "admin"
   ami_name      = "bench-%d-{{timestamp}}"
@@ -93,7 +98,7 @@ source "amazon-ebs" "s%d" {
   }
   temporary_security_group_source_cidrs = ["127.0.0.1/32"]
 }
-`, i, i)
+`, i, endpoint, i)
 	}
 	return s.String() + `
 build {
@@ -262,7 +267,7 @@ func reportOverhead(b *testing.B, name string, runs []*overhead, n int) {
 }
 
 // packerOverhead is the same by Packer, if it is there; else nil, and why is logged.
-func packerOverhead(b *testing.B, file string, n int) *overhead {
+func packerOverhead(b *testing.B, n int) *overhead {
 	b.Helper()
 	if _, err := exec.LookPath("packer"); err != nil {
 		b.Logf("without Packer: %v", err)
@@ -276,8 +281,13 @@ func packerOverhead(b *testing.B, file string, n int) *overhead {
 	}
 	cloud := benchCloud(b)
 	o := &overhead{load: loadNow(), gaps: map[string][]float64{}, calls: map[string]int{}}
-	cmd := exec.CommandContext(b.Context(), "packer", "build", file)
-	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1")
+	file := filepath.Join(b.TempDir(), "packer.pkr.hcl")
+	if err := os.WriteFile(file, []byte(benchTemplate(n, os.Getenv("AWS_ENDPOINT_URL"))), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.CommandContext(b.Context(), "packer", "build", "-color=false", file)
+	// What would leave this host finds no proxy; loopback needs none.
+	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1", "HTTP_PROXY=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9", "NO_PROXY=")
 	_, took := must(b, cmd)
 	o.took = []float64{took}
 	for _, c := range cloud.Plan().Calls() {
