@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,6 +88,9 @@ func TestOverUnixSocket(t *testing.T) {
 		!st.Live.InTraffic || len(st.Live.Instances) != 2 || st.Live.Instances[0].ID == "" || time.Until(st.OldUntil) < 23*time.Hour {
 		t.Errorf("status %+v", st)
 	}
+	if at, err := netip.ParseAddrPort(st.Address); err != nil || !at.Addr().IsLoopback() {
+		t.Errorf("by default the proxy listens on %s, %v", st.Address, err)
+	}
 	tr := &http.Transport{DisableKeepAlives: true}
 	ask := func(want string) {
 		t.Helper()
@@ -117,6 +121,10 @@ func TestOverUnixSocket(t *testing.T) {
 	}
 	if _, err := rollouts.Dial(path); err == nil {
 		t.Error("somebody answers after the end")
+	}
+	if c, err := net.Dial("tcp", st.Address); err == nil {
+		c.Close()
+		t.Error("the proxy's port is open after the end")
 	}
 
 	// The next one comes up by itself, on the same port.

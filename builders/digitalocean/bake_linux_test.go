@@ -9,6 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -352,6 +356,9 @@ func TestNoKeyStays(t *testing.T) {
 	if !strings.Contains(before, "/etc/ssh/ssh_host_ed25519_key\n") || !strings.Contains(before, "/root/.ssh/authorized_keys\n") {
 		t.Errorf("while it is baked the machine has its keys in %q", before)
 	}
+	if !strings.Contains(before, "/user-data.txt\n") {
+		t.Errorf("the host key is read in %q, and not in the user data", before)
+	}
 	// A provisioner that copies them somewhere is found out.
 	if strings.Contains(before, "/srv/copy") {
 		if _, err := k.b.Snapshot(t.Context(), k.run); err == nil || !strings.Contains(err.Error(), "still in: /srv/copy") {
@@ -417,9 +424,39 @@ printf 'ssh-ed25519 AAAAtheirs mine\nssh-ed25519 %s bake\n' "$KEY" >>/root/.ssh/
 	}
 }
 
+// overhear puts a proxy before the API, and returns its address and what it has been sent.
+func overhear(t testing.TB, c *digitalocean.Cloud) (string, func() []string) {
+	t.Helper()
+	at, err := url.Parse(c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var heard []string
+	next := httputil.NewSingleHostReverseProxy(at)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := httputil.DumpRequest(r, true)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		mu.Lock()
+		heard = append(heard, string(text))
+		mu.Unlock()
+		next.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(heard)
+	}
+}
+
 func TestPlanHasNoSecret(t *testing.T) {
 	c := cloud(t, digitalocean.Options{Durations: durations()})
-	k := begin(t, c, tempo(), source(c, ""))
+	at, heard := overhear(t, c)
+	k := begin(t, c, tempo(), strings.Replace(source(c, ""), c.URL(), at, 1))
 	k.must("true")
 	text, err := json.Marshal(k.ledger.all)
 	if err != nil {
@@ -431,6 +468,40 @@ func TestPlanHasNoSecret(t *testing.T) {
 	for what, secret := range map[string]string{"token": c.Token(), "host key": k.b.m.host.marks()[0], "private key": "PRIVATE KEY"} {
 		if bytes.Contains(text, []byte(secret)) || strings.Contains(said, secret) {
 			t.Errorf("the %s is in the ledger, or was said: %s\n%s", what, text, said)
+		}
+	}
+
+	// DigitalOcean is told the public half of the key to log in with, and of the
+	// host key the private one too, in the user data.
+	login := (&hostKey{private: string(k.b.m.private)}).marks()
+	if len(login) == 0 {
+		t.Fatal("the temporary key is of no form that is known here")
+	}
+	told := map[string]bool{}
+	for _, text := range heard() {
+		what, _, _ := strings.Cut(text, " HTTP/")
+		for _, mark := range login {
+			if strings.Contains(text, mark) {
+				t.Errorf("%s has the private key to log in with", what)
+			}
+		}
+		begun := strings.Count(text, "BEGIN OPENSSH PRIVATE KEY")
+		switch what {
+		case "POST /v2/droplets":
+			told[what] = begun == 1 && strings.Contains(text, k.b.m.host.marks()[0])
+		case "POST /v2/account/keys":
+			told[what] = strings.Contains(text, strings.Fields(k.b.m.public)[1])
+		}
+		if what != "POST /v2/droplets" && strings.Contains(text, "PRIVATE KEY") {
+			t.Errorf("%s has a private key", what)
+		}
+	}
+	if !told["POST /v2/droplets"] || !told["POST /v2/account/keys"] {
+		t.Errorf("of the keys, DigitalOcean is told otherwise than it should be: %v", told)
+	}
+	for _, l := range k.ledger.all {
+		if l.Data["token"] != "template" {
+			t.Errorf("the lease of a %s says that the token was found in %q", l.Kind, l.Data["token"])
 		}
 	}
 }

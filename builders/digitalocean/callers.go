@@ -91,16 +91,20 @@ func ownPrivate() ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []netip.Addr
+	found := private(nets)
+	if len(found) == 0 {
+		return nil, errors.New("this host has no private address")
+	}
+	return found, nil
+}
+
+func private(nets []net.Addr) (found []netip.Addr) {
 	for _, n := range nets {
 		if p, err := netip.ParsePrefix(n.String()); err == nil && p.Addr().IsPrivate() {
 			found = append(found, p.Addr())
 		}
 	}
-	if len(found) == 0 {
-		return nil, errors.New("this host has no private address")
-	}
-	return found, nil
+	return found
 }
 
 // ask learns from a web server which address calls come from.

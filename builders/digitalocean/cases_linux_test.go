@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -369,6 +370,19 @@ func TestKilledAtEveryCall(t *testing.T) {
 	}
 }
 
+// banner is what an SSH server says to who comes from that address of loopback.
+func banner(t *testing.T, from, host string) string {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", host+":22")
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	line, _ := bufio.NewReader(conn).ReadString('\n') // none: turned away
+	return line
+}
+
 // TestFirewall: while the droplet is there, only who is admitted gets through.
 func TestFirewall(t *testing.T) {
 	c := cloud(t, digitalocean.Options{Durations: durations()})
@@ -377,22 +391,47 @@ func TestFirewall(t *testing.T) {
 	if k.machine, err = k.b.Boot(t.Context(), k.run); err != nil {
 		t.Fatal(err)
 	}
-	banner := func(from string) string {
-		t.Helper()
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		conn, err := d.DialContext(t.Context(), "tcp", k.run.Values["Host"]+":22")
-		if err != nil {
-			return ""
-		}
-		defer conn.Close()
-		line, _ := bufio.NewReader(conn).ReadString('\n') // none: turned away
-		return line
-	}
-	if b := banner("127.0.0.1"); !strings.HasPrefix(b, "SSH-") {
+	if b := banner(t, "127.0.0.1", k.run.Values["Host"]); !strings.HasPrefix(b, "SSH-") {
 		t.Errorf("this host gets %q", b)
 	}
-	if b := banner("127.0.0.9"); b != "" {
+	if b := banner(t, "127.0.0.9", k.run.Values["Host"]); b != "" {
 		t.Errorf("another host gets %q", b)
+	}
+	s, err := tempo().Connect(&k.b.o.Access)
+	if err != nil {
+		t.Fatal(err)
+	}
+	walls, err := firewalls(t.Context(), s, firewallName(k.run.BakeID))
+	if err != nil || len(walls) != 1 {
+		t.Fatalf("%v, %v", walls, err)
+	}
+	if in := walls[0].InboundRules; len(in) != 1 || in[0].Protocol != "tcp" || in[0].PortRange != "22" || !slices.Equal(in[0].Sources.Addresses, []string{"127.0.0.1/32", "::1/128"}) {
+		t.Errorf("the firewall lets in %+v", in)
+	}
+	var out []string
+	for _, r := range walls[0].OutboundRules {
+		out = append(out, strings.Join(append([]string{r.Protocol, r.PortRange}, r.Destinations.Addresses...), " "))
+	}
+	if slices.Sort(out); !slices.Equal(out, []string{"icmp 0 0.0.0.0/0 ::/0", "tcp 0 0.0.0.0/0 ::/0", "udp 0 0.0.0.0/0 ::/0"}) {
+		t.Errorf("the firewall lets out %q", out)
+	}
+	first := func(action string) int {
+		return slices.IndexFunc(c.Plan().Calls(), func(c fault.Call) bool { return c.Action == action })
+	}
+	if wall, droplet := first("POST /v2/firewalls"), first("POST /v2/droplets"); wall < 0 || droplet < wall {
+		t.Errorf("the firewall is call %d, the droplet is call %d", wall, droplet)
+	}
+	k.end(errors.New("over"))
+	nothingLeft(t, c)
+
+	// Where nobody can be let in, there is no droplet. Check would refuse this one.
+	c.Plan().Reset()
+	k = begin(t, c, tempo(), source(c, `temporary_firewall_source_cidrs = ["nobody"]`))
+	if _, err := k.b.Boot(t.Context(), k.run); err == nil {
+		t.Error("a droplet is made that nobody can reach")
+	}
+	if first("GET /v2/account") < 0 || first("POST /v2/firewalls") >= 0 || first("POST /v2/droplets") >= 0 {
+		t.Errorf("the calls were %v", c.Plan().Calls())
 	}
 	k.end(errors.New("over"))
 	nothingLeft(t, c)
@@ -402,10 +441,10 @@ func TestFirewall(t *testing.T) {
 	if k.machine, err = k.b.Boot(t.Context(), k.run); err != nil {
 		t.Fatal(err)
 	}
-	if b := banner("127.0.0.9"); !strings.HasPrefix(b, "SSH-") {
+	if b := banner(t, "127.0.0.9", k.run.Values["Host"]); !strings.HasPrefix(b, "SSH-") {
 		t.Errorf("who is in the template gets %q", b)
 	}
-	if b := banner("127.0.0.5"); b != "" {
+	if b := banner(t, "127.0.0.5", k.run.Values["Host"]); b != "" {
 		t.Errorf("another host gets %q", b)
 	}
 	k.end(errors.New("over"))
@@ -453,6 +492,46 @@ func TestCallers(t *testing.T) {
 	b.o.SSHBastionHost = "203.0.113.9" // an address needs no look-up
 	if got, err := b.callers(t.Context()); err != nil || !slices.Equal(got, []string{"203.0.113.9/32"}) {
 		t.Errorf("%v, %v", got, err)
+	}
+	b.o.SSHBastionHost, b.o.SSHProxyHost = "", "203.0.113.10"
+	if got, err := b.callers(t.Context()); err != nil || !slices.Equal(got, []string{"203.0.113.10/32"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	// By the private network.
+	b.o.ConnectWithPrivateIP = true
+	if _, err := b.callers(t.Context()); !errors.Is(err, errCallers) {
+		t.Error(err)
+	}
+	b.o.SSHProxyHost = "10.0.0.9"
+	if got, err := b.callers(t.Context()); err != nil || !slices.Equal(got, []string{"10.0.0.9/32"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	b.o.SSHProxyHost = ""
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, n := range nets {
+		if ip := n.(*net.IPNet).IP; ip.To4() != nil && ip.IsPrivate() {
+			want = append(want, ip.String()+"/32")
+		} else if ip.IsPrivate() {
+			want = append(want, ip.String()+"/128")
+		}
+	}
+	if got, err := b.callers(t.Context()); !slices.Equal(got, want) || (len(want) == 0) != errors.Is(err, errCallers) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	var some []net.Addr
+	for _, text := range []string{"127.0.0.1/8", "203.0.113.7/24", "10.1.2.3/8", "172.17.0.1/16", "192.168.7.8/24", "169.254.1.2/16", "::1/128", "fd00::2/64", "fe80::1/64", "2001:db8::7/64"} {
+		ip, n, err := net.ParseCIDR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		some = append(some, &net.IPNet{IP: ip, Mask: n.Mask})
+	}
+	if got := fmt.Sprint(private(some)); got != "[10.1.2.3 172.17.0.1 192.168.7.8 fd00::2]" {
+		t.Errorf("private are %s", got)
 	}
 }
 
@@ -575,6 +654,9 @@ func TestWays(t *testing.T) {
 			if walls := c.Left("firewall"); len(walls) > 0 {
 				t.Errorf("%v", walls)
 			}
+			if b := banner(t, "127.0.0.9", k.run.Values["Host"]); !strings.HasPrefix(b, "SSH-") {
+				t.Errorf("another host gets %q", b)
+			}
 		}},
 		"name": {`droplet_name = "builder.example.com"`, func(t *testing.T, k *bake) {
 			if ds := c.Left("droplet"); len(ds) != 1 || ds[0].Name != "builder.example.com" {
@@ -606,6 +688,14 @@ func TestWays(t *testing.T) {
 					t.Errorf("left: %s", name)
 				}
 			}
+			// A key of one's own stays, in the account and in the image; there is none that was not asked for.
+			if keys := c.Left("key"); len(keys) != 1 {
+				t.Errorf("keys: %v", keys)
+			}
+			b, _ := c.ReadFile(number(t, a), "/root/.ssh/authorized_keys") // there need be none
+			if strings.Contains(string(b), strings.Fields(public)[1]) != (name == "own key") {
+				t.Errorf("who is let in by the image: %q", b)
+			}
 			if err := a.Destroy(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -630,10 +720,17 @@ func TestRateLimit(t *testing.T) {
 // TestOrphansBySource: what the platform itself knows of a bake whose ledger is lost.
 func TestOrphansBySource(t *testing.T) {
 	c := cloud(t, digitalocean.Options{Durations: durations()})
-	k := begin(t, c, tempo(), source(c, ""))
+	k := begin(t, c, tempo(), source(c, `expires = "1ns"`))
 	var err error
 	if k.machine, err = k.b.Boot(t.Context(), k.run); err != nil {
 		t.Fatal(err)
+	}
+	// Its time is over, and it runs on.
+	if err := k.machine.Run(t.Context(), machine.Command{Line: "test -d /var/lib/cloud/instance && ! grep -rEi 'shutdown|poweroff|power_state' /var/lib/cloud/instance/ && test ! -e /run/systemd/shutdown/scheduled"}); err != nil {
+		t.Errorf("something on the droplet is to end it: %v", err)
+	}
+	if there := c.Left("droplet", "firewall"); len(there) != 2 {
+		t.Errorf("%v", there)
 	}
 	other := begin(t, c, tempo(), source(c, ""))
 	found, err := other.b.Orphans(t.Context(), 0)

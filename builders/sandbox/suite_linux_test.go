@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/ingotbuild/ingot/builders/buildertest"
 	box "github.com/ingotbuild/ingot/internal/sandbox"
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
+	"github.com/ingotbuild/ingot/machine"
 )
 
 func TestMain(m *testing.M) {
@@ -84,5 +86,38 @@ func TestSuite(t *testing.T) {
 				},
 			})
 		})
+	}
+}
+
+// TestStateIsHidden: on the host's base a machine does not see Ingot's own directory.
+func TestStateIsHidden(t *testing.T) {
+	sandboxtest.Need(t)
+	if box.InUserNamespace() {
+		sandboxtest.Missing(t, `base "host" needs root`)
+	}
+	// Directories for temporary files are empty in any case.
+	dir, err := os.MkdirTemp("/var/lib", "ingot-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	state := filepath.Join(dir, "state")
+	b := New(Env{StateDir: state, Wanted: func(context.Context, string, string) (bool, error) { return false, nil }})
+	b.opts.Base, b.opts.Network = "host", "none"
+	leases := &memory{}
+	m, err := b.Boot(t.Context(), &builders.Run{BakeID: "statehidden", Source: "s", Image: "s", Dir: t.TempDir(), Leases: leases, Values: map[string]string{}})
+	defer func() {
+		for _, l := range slices.Backward(leases.open) {
+			if err := b.Release(context.Background(), l); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := m.Run(t.Context(), machine.Command{Line: "ls " + machine.Quote(dir), Stdout: &out}); err != nil || out.String() != "" {
+		t.Errorf("the machine sees %q beside what is hidden: %v", out.String(), err)
 	}
 }

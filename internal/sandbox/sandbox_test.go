@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +94,7 @@ func TestHostIsUntouched(t *testing.T) {
 	hostname, _ := os.Hostname()
 	mounts := readFile(t, "/proc/self/mountinfo")
 	links := interfaces(t)
-	victim := exec.Command("sleep", "600")
+	victim := exec.Command("sleep", "600.25")
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +109,9 @@ func TestHostIsUntouched(t *testing.T) {
 	must(t, m, "echo changed > /etc/ingot-test && echo changed >> /etc/passwd && rm -rf /usr/share/doc && test ! -e /usr/share/doc")
 	if out, err := sh(t, m, "kill -9 "+fmt.Sprint(victim.Process.Pid)); err == nil {
 		t.Errorf("the machine could signal a host process: %s", out)
+	}
+	if out := must(t, m, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"); strings.Contains(out, "600.25") || !strings.Contains(out, "cat /proc/") {
+		t.Errorf("the machine sees the processes %q", out)
 	}
 	_, _ = sh(t, m, "kill -9 -1")
 	if out, err := sh(t, m, "mount -t tmpfs x /mnt"); err == nil {
@@ -202,12 +207,46 @@ func TestHostSecretsAreHidden(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("s3cret"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	m := start(t, func(c *Config) { c.Hide = []string{filepath.Dir(secret)} })
-	if out, err := sh(t, m, "cat "+secret); err == nil {
-		t.Errorf("the machine reads what is hidden: %s", out)
+	const more = "/usr/share/doc" // on no list
+	if _, err := os.Stat(more); err != nil {
+		t.Fatal(err)
 	}
-	if out := must(t, m, "ls -A /root /home /tmp"); strings.Contains(out, ".ssh") || out != "/home:\n\n/root:\n\n/tmp:" {
-		t.Errorf("homes are not empty:\n%s", out)
+	m := start(t, func(c *Config) { c.Hide = []string{more} })
+	if out, err := sh(t, m, "ls -d "+secret+" || ls -d "+more); err == nil {
+		t.Errorf("the machine sees what is hidden: %s", out)
+	}
+	if out := must(t, m, "find /root /home /tmp /var/tmp /run /mnt /media /srv /var/log /var/spool /var/mail/ /var/backups /etc/ssl/private -mindepth 1 ! -path /run/lock 2>/dev/null || true"); out != "" {
+		t.Errorf("the machine sees in directories that should be empty:\n%s", out)
+	}
+	// What is on no list is seen.
+	var opt []string
+	entries, err := os.ReadDir("/opt")
+	for _, e := range entries {
+		opt = append(opt, e.Name())
+	}
+	if out, lerr := sh(t, m, "LC_ALL=C ls -A /opt"); out != strings.Join(opt, "\n") && (err == nil || lerr == nil) {
+		t.Errorf("the machine sees in /opt %q, and there is %q, %v", out, opt, err)
+	}
+	there := 0
+	for _, p := range Hidden {
+		if p == "/etc/shadow" || p == "/etc/machine-id" {
+			continue // the machine has its own
+		}
+		if _, err := os.Lstat(p); err == nil {
+			there++
+		}
+		if out, err := sh(t, m, "ls -d "+p); err == nil {
+			t.Errorf("the machine sees %s", out)
+		}
+	}
+	if there == 0 {
+		t.Error("this host has nothing that is to be hidden, so that nothing was tried")
+	}
+	for _, p := range []string{"/var/lib/docker", "/var/lib/containerd", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/postgresql", "/var/lib/mysql",
+		"/etc/libvirt", "/etc/NetworkManager/system-connections", "/etc/wireguard", "/etc/openvpn", "/etc/letsencrypt"} {
+		if !slices.Contains(Hidden, p) {
+			t.Errorf("%s is not hidden", p)
+		}
 	}
 	if out := must(t, m, "cut -d: -f2 /etc/shadow | grep -v -e '^[*!]' -e '^$' || true"); out != "" {
 		t.Errorf("the machine has somebody's password hash")
@@ -219,6 +258,214 @@ func TestHostSecretsAreHidden(t *testing.T) {
 	if out, err := sh(t, m, "ls -l /proc/1/fd /proc/1/exe /proc/1/root"); err == nil {
 		t.Errorf("the machine looks into its process 1:\n%s", out)
 	}
+}
+
+// TestOtherBase: on a base of its own a machine has no file of the host's.
+func TestOtherBase(t *testing.T) {
+	tree := sandboxtest.Busybox(t)
+	m := start(t, func(c *Config) { c.Layers = []string{tree} })
+	if out := must(t, m, "echo $(ls -A /)"); out != "bin dev etc home proc root run sbin sys tmp" {
+		t.Errorf("the machine has %s", out)
+	}
+	if out := must(t, m, "echo $(find /bin /etc /home /root /run /tmp -type f | sort)"); out != "/bin/busybox /etc/group /etc/hostname /etc/hosts /etc/machine-id /etc/passwd /etc/resolv.conf" {
+		t.Errorf("the machine has the files %s", out)
+	}
+	if b := must(t, m, "cat /etc/passwd"); b != strings.TrimSpace(readFile(t, filepath.Join(tree, "etc/passwd"))) {
+		t.Errorf("the machine has the accounts %q", b)
+	}
+}
+
+// rights are a process's capabilities and filters, as /proc/PID/status has them.
+func rights(t *testing.T, status string) map[string]uint64 {
+	t.Helper()
+	found := map[string]uint64{}
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		if !strings.HasPrefix(name, "Cap") && name != "Seccomp" {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[name] = n
+	}
+	return found
+}
+
+// machines are the first processes of this process's machines.
+func machines(t *testing.T) (pids []int) {
+	t.Helper()
+	for _, pid := range descendants(t, os.Getpid()) {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(b), "ingot-machine\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestRights: what root in a machine may do, and what the agent keeps besides.
+func TestRights(t *testing.T) {
+	var want uint64
+	for _, c := range []int{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL, unix.CAP_SETGID, unix.CAP_SETUID,
+		unix.CAP_SETPCAP, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW, unix.CAP_SYS_CHROOT, unix.CAP_MKNOD, unix.CAP_AUDIT_WRITE, unix.CAP_SETFCAP,
+	} {
+		want |= 1 << c
+	}
+	var cfg Config
+	m := start(t, func(c *Config) { cfg = *c })
+	own := rights(t, readFile(t, "/proc/self/status"))
+	got := rights(t, must(t, m, "cat /proc/self/status"))
+	for name, n := range map[string]uint64{"CapEff": want, "CapPrm": want, "CapBnd": want, "CapInh": 0, "CapAmb": 0, "Seccomp": own["Seccomp"]} {
+		if v, ok := got[name]; !ok || v != n {
+			t.Errorf("%s of root in the machine is %x, want %x", name, v, n)
+		}
+	}
+	pids := machines(t)
+	if len(pids) != 1 {
+		t.Fatalf("this process has the machines %v", pids)
+	}
+	if v := rights(t, readFile(t, fmt.Sprintf("/proc/%d/status", pids[0])))["CapEff"]; v&want != want || v&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		t.Errorf("the agent has the capabilities %x", v)
+	}
+	// Without limits in the template there are none. A file that is not there limits nothing.
+	for _, dir := range cfg.Cgroup {
+		for f, none := range map[string]string{
+			"memory.max": "max", "pids.max": "max", "cpu.max": "max 100000",
+			"memory.limit_in_bytes": "9223372036854771712", "cpu.cfs_quota_us": "-1",
+		} {
+			b, err := os.ReadFile(filepath.Join(dir, f))
+			if err == nil && strings.TrimSpace(string(b)) != none {
+				t.Errorf("%s/%s is %s", dir, f, b)
+			}
+		}
+	}
+}
+
+// TestProgramIsSealed: what runs a machine is a copy in memory that nobody can
+// change, not the program on the disk.
+func TestProgramIsSealed(t *testing.T) {
+	start(t, nil)
+	pids := machines(t)
+	if len(pids) != 1 {
+		t.Fatalf("this process has the machines %v", pids)
+	}
+	exe := fmt.Sprintf("/proc/%d/exe", pids[0])
+	if at, err := os.Readlink(exe); err != nil || at != "/memfd:ingot (deleted)" {
+		t.Errorf("the machine's program is %q, %v", at, err)
+	}
+	f, err := os.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const all = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&all != all {
+		t.Errorf("its seals are %x, %v; want %x", seals, err, all)
+	}
+}
+
+// TestNothingListens: neither a machine nor what runs it waits for connections
+// where somebody outside could make one.
+func TestNothingListens(t *testing.T) {
+	if _, err := exec.LookPath("perl"); err != nil {
+		missing(t, "needs perl to serve from a machine")
+	}
+	host, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	go func() {
+		for {
+			c, err := host.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "host")
+			c.Close()
+		}
+	}()
+	at := host.Addr().String()
+	for _, network := range []Network{NetworkUser, NetworkNone} {
+		t.Run(string(network), func(t *testing.T) {
+			m := start(t, func(c *Config) { c.Network = network })
+			if out := must(t, m, "cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 /proc/net/unix | grep -v -e local_address -e RefCount || true"); out != "" {
+				t.Errorf("the machine has sockets before anything was started in it:\n%s", out)
+			}
+			// At every address of the machine, on a port that is taken on the host.
+			must(t, m, fmt.Sprintf(`perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(Listen=>5,LocalAddr=>"0.0.0.0",LocalPort=>%d) or die $!; exit if fork; close STDOUT; close STDERR; while($c=$s->accept){print $c "machine";close $c}'`, host.Addr().(*net.TCPAddr).Port))
+			for who, dial := range map[string]func() (net.Conn, error){
+				"host":    func() (net.Conn, error) { return net.Dial("tcp", at) },
+				"machine": func() (net.Conn, error) { return m.Dial(t.Context(), "tcp", at) },
+			} {
+				c, err := dial()
+				if err != nil {
+					t.Errorf("%s: %v", who, err)
+					continue
+				}
+				if b, err := io.ReadAll(c); err != nil || string(b) != who {
+					t.Errorf("the %s answers as %q, %v", who, b, err)
+				}
+				c.Close()
+			}
+			if in, out := must(t, m, "readlink /proc/self/ns/net"), link(t, "/proc/self/ns/net"); in == out {
+				t.Error("the machine is in the host's network")
+			}
+			listening, nameless := sockets(t)
+			if len(listening) != 1 || nameless == 0 {
+				t.Errorf("this process listens on %q, and has %d sockets without a name; want the test's own, and the control socket", listening, nameless)
+			}
+		})
+	}
+}
+
+func link(t *testing.T, p string) string {
+	t.Helper()
+	to, err := os.Readlink(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// sockets are this process's own: those that somebody can connect to, or that
+// have a name in the file system; and how many unix sockets have none.
+func sockets(t *testing.T) (open []string, nameless int) {
+	t.Helper()
+	own := map[string]bool{}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		// The one of the directory itself is gone.
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil {
+			if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+				own[strings.TrimSuffix(inode, "]")] = true
+			}
+		}
+	}
+	for _, proto := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		for line := range strings.Lines(readFile(t, "/proc/self/net/"+proto)) {
+			// A UDP socket that is not connected is in state 07.
+			if f := strings.Fields(line); len(f) > 9 && own[f[9]] && (f[3] == "0A" || f[3] == "07") {
+				open = append(open, proto+" "+f[1])
+			}
+		}
+	}
+	for line := range strings.Lines(readFile(t, "/proc/self/net/unix")) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) < 7 || !own[f[6]]:
+		case len(f) > 7 || f[3] != "00000000":
+			open = append(open, "unix "+strings.Join(f[3:], " "))
+		default:
+			nameless++
+		}
+	}
+	return open, nameless
 }
 
 func TestNetworks(t *testing.T) {
@@ -269,6 +516,15 @@ func TestNetworks(t *testing.T) {
 	t.Run("host", func(t *testing.T) {
 		m := start(t, func(c *Config) { c.Network = NetworkHost })
 		must(t, m, fmt.Sprintf("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d'", port))
+		if _, err := exec.LookPath("perl"); err != nil {
+			missing(t, "needs perl to serve from a machine")
+		}
+		own := must(t, m, `perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(Listen=>5,LocalAddr=>"127.0.0.1") or die $!; $|=1; print $s->sockport; exit if fork; close STDOUT; close STDERR; while($c=$s->accept){close $c}'`)
+		c, err := net.Dial("tcp", "127.0.0.1:"+own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 	})
 }
 

@@ -8,6 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,8 +145,37 @@ func clean(t *testing.T, c *digitalocean.Cloud, kinds ...string) {
 	}
 }
 
+// watch puts a proxy before Spaces, and returns the times that the addresses it
+// was asked by were valid for, in seconds.
+func watch(t *testing.T, c *digitalocean.Cloud) func() []string {
+	t.Helper()
+	at, err := url.Parse(c.SpacesURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var lasts []string
+	next := httputil.NewSingleHostReverseProxy(at)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := r.URL.Query().Get("X-Amz-Expires"); s != "" {
+			mu.Lock()
+			lasts = append(lasts, s)
+			mu.Unlock()
+		}
+		next.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	t.Setenv("SPACES_ENDPOINT_URL", srv.URL)
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(lasts)
+	}
+}
+
 func TestImport(t *testing.T) {
 	c := cloud(t)
+	lasts := watch(t, c)
 	raw := disk(t)
 	qcow := strings.TrimSuffix(raw, ".raw") + ".qcow2"
 	if out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-O", "qcow2", raw, qcow).CombinedOutput(); err != nil {
@@ -159,8 +192,9 @@ func TestImport(t *testing.T) {
 	if err := os.WriteFile(raw+".gz", packed.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	timeouts := map[string]string{raw: "30m", qcow: "2h", raw + ".gz": "240h"}
 	for _, file := range []string{raw, qcow, raw + ".gz"} {
-		a, s, err := process(t, c, t.Context(), file, "image_tags = [\"web\"]\nimage_description = \"d\"")
+		a, s, err := process(t, c, t.Context(), file, fmt.Sprintf("image_tags = [\"web\"]\nimage_description = \"d\"\ntimeout = %q", timeouts[file]))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,12 +217,19 @@ func TestImport(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// An hour at least, a week at most.
+	if got := lasts(); !slices.Equal(got, []string{"3600", "7200", "604800"}) {
+		t.Errorf("the addresses of the objects are valid for %q seconds", got)
+	}
 	// Kept where the template wants it.
 	if _, _, err := process(t, c, t.Context(), raw, `skip_clean = true`+"\n"+`space_object_name = "kept"`); err != nil {
 		t.Fatal(err)
 	}
 	if o := c.Left("object"); len(o) != 1 || o[0].ID != "images/kept" {
 		t.Errorf("%v", o)
+	}
+	if got := fetch(t, c.SpacesURL()+"/images/kept"); !bytes.Contains(got, []byte("AccessDenied")) {
+		t.Errorf("who has no keys gets %.100q", got)
 	}
 }
 
