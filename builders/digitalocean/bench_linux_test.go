@@ -5,6 +5,10 @@ package digitalocean
 import (
 	"flag"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,4 +66,47 @@ func BenchmarkBake(b *testing.B) {
 			b.ReportMetric(mean.Seconds(), "s/bake")
 		})
 	}
+}
+
+// BenchmarkPacker is the same bake by Packer and its plugin, if they are there.
+// Their waits know no pace but the real one: -args -faster 1.
+func BenchmarkPacker(b *testing.B) {
+	if _, err := exec.LookPath("packer"); err != nil {
+		b.Skipf("without Packer: %v", err)
+	}
+	plugins, err := exec.CommandContext(b.Context(), "packer", "plugins", "installed").CombinedOutput()
+	if err != nil || !strings.Contains(string(plugins), "packer-plugin-digitalocean") {
+		b.Skip("Packer has no installed digitalocean plugin that it can tell of")
+	}
+	if *faster != 1 {
+		b.Skip("Packer waits at real pace: -args -faster 1")
+	}
+	d := digitalocean.Realistic()
+	d.Visible = 0 // it gives a droplet up that is not found at once
+	path := d.Create + d.SSH + d.Shutdown + d.Snapshot + d.Transfer
+	c := cloud(b, digitalocean.Options{Durations: d})
+	file := filepath.Join(b.TempDir(), "packer.pkr.hcl")
+	text := "source \"digitalocean\" \"s\" {\n" + source(c, `snapshot_regions = ["fra1"]`) + "\n}\nbuild {\n  sources = [\"source.digitalocean.s\"]\n  provisioner \"shell\" {\n    inline = [\"true\"]\n  }\n}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	var took time.Duration
+	calls := 0
+	for b.Loop() {
+		c.Plan().Reset()
+		cmd := exec.CommandContext(b.Context(), "packer", "build", "-color=false", file)
+		// What would leave this host finds no proxy; loopback needs none.
+		cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1", "HTTP_PROXY=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9", "NO_PROXY=")
+		start := time.Now()
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		took += time.Since(start)
+		calls += len(c.Plan().Calls())
+	}
+	mean := took / time.Duration(b.N)
+	b.ReportMetric(100*float64(mean-path)/float64(path), "%over")
+	b.ReportMetric(float64(calls)/float64(b.N), "calls/bake")
+	b.ReportMetric(mean.Seconds(), "s/bake")
 }
