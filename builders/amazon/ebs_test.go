@@ -491,7 +491,9 @@ func TestNoConnectionWithoutHostKey(t *testing.T) {
 			x := c.bake(t, fmt.Sprintf("unknown%d", len(name)), body+"aws_polling {\ndelay_seconds = 1\nmax_attempts = 2\n}\n")
 			defer x.end(t)
 			c.Plan().Reset()
-			_, err := x.b.Boot(t.Context(), x.run)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := x.b.Boot(ctx, x.run)
 			if err == nil || !strings.Contains(err.Error(), "the SSH host key of the instance is not known") {
 				t.Errorf("Boot: %v", err)
 			}
