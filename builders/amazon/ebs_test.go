@@ -480,16 +480,21 @@ func wantRole(t *testing.T, x *baked) {
 // A machine whose host key cannot be known is not talked to.
 func TestNoConnectionWithoutHostKey(t *testing.T) {
 	sandboxtest.Need(t)
-	windows := ec2.HostImage()
-	windows.Name, windows.Windows = "windows-2022", true
-	c := newCloud(t, ec2.Options{Images: []ec2.BaseImage{ec2.HostImage(), windows}, Durations: ec2.Durations{Console: time.Hour}})
-	for name, body := range map[string]string{
-		"not put in": ebsBody + "inject_host_key = false\n",
-		"Windows":    strings.Replace(ebsBody, "debian-12-*", "windows-*", 1) + "ssh_password = \"x\"\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			x := c.bake(t, fmt.Sprintf("unknown%d", len(name)), body+"aws_polling {\ndelay_seconds = 1\nmax_attempts = 2\n}\n")
+	image := ec2.HostImage()
+	image.Name, image.Windows = "windows-2022", true
+	c := newCloud(t, ec2.Options{Images: []ec2.BaseImage{ec2.HostImage(), image}, Durations: ec2.Durations{Console: time.Hour}})
+	for _, windows := range []bool{false, true} {
+		t.Run(fmt.Sprintf("Windows %v", windows), func(t *testing.T) {
+			body := ebsBody + "inject_host_key = false\naws_polling {\ndelay_seconds = 1\nmax_attempts = 2\n}\n"
+			if windows {
+				body = strings.Replace(ebsBody, "debian-12-*", "windows-*", 1) + "ssh_password = \"x\"\n"
+				if errs, _, text := c.findings(strings.Replace(body, "{{uuid}}", "x", 1), builders.CheckEnv{}); !slices.Equal(errs, []string{"ssh_host_key"}) {
+					t.Errorf("the check finds %s", text)
+				}
+			}
+			x := c.bake(t, fmt.Sprintf("unknown%v", windows), body+"ssh_ignore_host_key = true\n")
 			defer x.end(t)
+			x.b.o.SSHIgnoreHostKey = false // past the check
 			c.Plan().Reset()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -497,8 +502,8 @@ func TestNoConnectionWithoutHostKey(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "the SSH host key of the instance is not known") {
 				t.Errorf("Boot: %v", err)
 			}
-			if !slices.ContainsFunc(c.Plan().Calls(), func(call fault.Call) bool { return call.Action == "GetConsoleOutput" }) {
-				t.Error("the console was not looked at")
+			if looked := slices.ContainsFunc(c.Plan().Calls(), func(call fault.Call) bool { return call.Action == "GetConsoleOutput" }); looked == windows {
+				t.Errorf("the console was looked at: %v", looked)
 			}
 			if n := c.Tried(x.b.run.main.id); n > 0 {
 				t.Errorf("%d connections were made", n)

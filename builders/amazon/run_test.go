@@ -214,6 +214,19 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// The group opens the one port that the machine is connected to at.
+func TestPort(t *testing.T) {
+	for body, want := range map[string]int{
+		"": 22, "ssh_port = 2222": 2222, "communicator = \"none\"": 0,
+		"communicator = \"winrm\"": 5985, "communicator = \"winrm\"\nwinrm_use_ssl = true": 5986, "communicator = \"winrm\"\nwinrm_port = 443": 443,
+	} {
+		b := decodeRun(t, goodRun+body)
+		if got := (&running{comm: &b.o.Options}).port(); got != want {
+			t.Errorf("%q: port %d, want %d", body, got, want)
+		}
+	}
+}
+
 func TestAddress(t *testing.T) {
 	i := types.Instance{InstanceId: aws.String("i-1"), PrivateIpAddress: aws.String("127.0.1.1"), PrivateDnsName: aws.String("private.dns"), PublicDnsName: aws.String("public.dns"),
 		State: &types.InstanceState{Name: types.InstanceStateNamePending}}
