@@ -96,7 +96,7 @@ func (b *Builder) Check(ctx context.Context, env *builders.CheckEnv) []config.Pr
 		return ps // the account is asked about options that are right
 	}
 	flight := &preflight{
-		session: b.session, looks: b.looks(), ami: &b.o.AMIOptions, ebs: &b.o.EBSOptions, run: &b.o.RunOptions,
+		session: b.session, looks: b.looks(), ami: &b.o.AMIOptions, ebs: &b.o.EBSOptions, run: &b.o.RunOptions, comm: &b.o.Options,
 		mappings: b.launchMappings, options: &b.o, force: env.Force, env: preflightEnv(env.Dir),
 	}
 	return append(ps, flight.check(ctx)...)

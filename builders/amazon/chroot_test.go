@@ -247,6 +247,13 @@ post_mount_commands  = ["echo after > {{ .MountPath }}/after", "test -b {{ .Devi
 			if got := k.sh("cat /after /etc/os-release; echo made by the first > /made; id -u"); got != "after\nID=small\n0" {
 				t.Errorf("the tree has %q", got)
 			}
+			for _, ns := range []string{"mnt", "pid", "uts", "ipc", "net", "user"} {
+				ours, err := os.Readlink("/proc/self/ns/" + ns)
+				shared := ns == "net" || ns == "user"
+				if got := k.sh("readlink /proc/self/ns/" + ns); err != nil || (got == ours) != shared {
+					t.Errorf("the namespace of a script is %s, and this host's %s, %v", got, ours, err)
+				}
+			}
 			host, err := os.ReadFile("/etc/resolv.conf")
 			if err != nil {
 				t.Fatal(err)

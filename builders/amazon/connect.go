@@ -262,15 +262,23 @@ func (r *running) admit(ctx context.Context, host string) error {
 	return nil
 }
 
+// saysHostKey says whether the template says how the host key is known, or none is needed.
+func saysHostKey(c *communicator.Options) bool {
+	return c.Kind() != communicator.SSHKind || len(c.SSHHostKey) > 0 || c.SSHKnownHostsFile != "" || c.SSHIgnoreHostKey || os.Getenv("INGOT_SSH_IGNORE_HOST_KEY") == "1"
+}
+
+const noWindowsKey = "the SSH host key of the instance is not known: Windows takes none from user data and prints none on its console; give ssh_host_key, or accept any key with ssh_ignore_host_key"
+
 // hostKeys are the only host keys that the instance may show. None: the
 // template says how to know it.
 func (r *running) hostKeys(ctx context.Context, in *instance, known <-chan struct{}) ([]string, error) {
-	c := r.comm
 	switch {
 	case in.hostPublic != "":
 		return []string{in.hostPublic}, nil
-	case c.Kind() != communicator.SSHKind || len(c.SSHHostKey) > 0 || c.SSHKnownHostsFile != "" || c.SSHIgnoreHostKey || os.Getenv("INGOT_SSH_IGNORE_HOST_KEY") == "1":
+	case saysHostKey(r.comm):
 		return nil, nil
+	case isWindowsImage(r.image):
+		return nil, errors.New(noWindowsKey)
 	}
 	r.run.Events.Say("Waiting for the instance's console, to read the SSH host key there")
 	select {

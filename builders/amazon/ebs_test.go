@@ -5,21 +5,34 @@ package amazon
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/ingotbuild/ingot/builders"
 	"github.com/ingotbuild/ingot/builders/buildertest"
+	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/internal/cloudtest/ec2"
 	"github.com/ingotbuild/ingot/internal/cloudtest/fault"
 	"github.com/ingotbuild/ingot/internal/cloudtest/machines"
@@ -28,6 +41,7 @@ import (
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
 	"github.com/ingotbuild/ingot/internal/ssmtunnel/ssmtest"
 	"github.com/ingotbuild/ingot/machine"
+	"github.com/ingotbuild/ingot/machine/communicator"
 )
 
 func TestMain(m *testing.M) {
@@ -76,15 +90,40 @@ type baked struct {
 	run     *builders.Run
 	leases  *memory
 	machine machine.Machine
+	said    *said
+}
+
+// said keeps what a bake says.
+type said struct {
+	mu     sync.Mutex
+	events []event.Event
+}
+
+// text is all of a kind, or of all kinds where that is "".
+func (s *said) text(kind event.Kind) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	for _, e := range s.events {
+		if kind == "" || e.Kind == kind {
+			fmt.Fprintln(&b, e.Text, e.Error, e.Data)
+		}
+	}
+	return b.String()
 }
 
 func (c *cloud) bake(t *testing.T, id, body string) *baked {
 	t.Helper()
 	m := &memory{bake: id, struck: map[string]bool{}}
-	x := &baked{c: c, b: c.checked(t, body), leases: m}
+	x := &baked{c: c, b: c.checked(t, body), leases: m, said: &said{}}
 	x.run = newRun(t, id, m)
 	x.run.Type, x.run.Source = "amazon-ebs", "web"
-	x.run.Events = event.Scope{Sink: event.Func(func(e event.Event) { t.Logf("%s: %s", e.Kind, e.Text) })}
+	x.run.Events = event.Scope{Sink: event.Func(func(e event.Event) {
+		t.Logf("%s: %s", e.Kind, e.Text)
+		x.said.mu.Lock()
+		defer x.said.mu.Unlock()
+		x.said.events = append(x.said.events, e)
+	})}
 	return x
 }
 
@@ -131,11 +170,60 @@ func (c *cloud) temporary() (left []string) {
 	return left
 }
 
+// requests are what a cloud was asked, with what is encoded in it.
+type requests struct {
+	mu  sync.Mutex
+	all []url.Values
+}
+
+// record stands before the cloud from now on, and keeps what it is asked.
+func (c *cloud) record() *requests {
+	c.t.Helper()
+	to, err := url.Parse(c.URL())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r := &requests{}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		body, err := io.ReadAll(q.Body)
+		form, err2 := url.ParseQuery(string(body))
+		if err := errors.Join(err, err2); err != nil {
+			c.t.Errorf("a request that is no form: %v", err)
+		}
+		r.mu.Lock()
+		r.all = append(r.all, form)
+		r.mu.Unlock()
+		q.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(w, q)
+	}))
+	c.t.Cleanup(s.Close)
+	c.t.Setenv("AWS_ENDPOINT_URL", s.URL)
+	c.connect()
+	return r
+}
+
+// having are the requests that have text in any of their values, encoded or not.
+func (r *requests) having(text string) (found []url.Values) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, form := range r.all {
+		if slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(form))...), func(v string) bool {
+			plain, err := base64.StdEncoding.DecodeString(v)
+			return strings.Contains(v, text) || err == nil && bytes.Contains(plain, []byte(text))
+		}) {
+			found = append(found, form)
+		}
+	}
+	return found
+}
+
 // A whole bake: what was provisioned is in the image, and what was put there
 // for the bake is not; nothing temporary is left, and few calls were made.
 func TestBake(t *testing.T) {
 	sandboxtest.Need(t)
 	c := newCloud(t, ec2.Options{Durations: ec2.Realistic(), Speed: 50})
+	asked := c.record()
 	x := c.bake(t, "bake0000000000000001", ebsBody+"user_data = \"#!/bin/sh\\necho user > /opt/by-user-data\\n\"\nrun_tags = { Team = \"{{ .SourceAMIName }}\" }\n")
 	before := len(c.Plan().Calls())
 	x.boot(t.Context(), t)
@@ -146,6 +234,26 @@ func TestBake(t *testing.T) {
 	}
 	x.do(t, "sudo mkdir -p /opt && echo hello | sudo tee /opt/file")
 	key, host := strings.Fields(x.b.run.key.public)[1], hostKeyMark(x.b.run.main.hostKey)
+	// The group lets this host in at one port, and out whoever wants: as EC2 makes it.
+	groups, err := c.session.EC2("").DescribeSecurityGroups(t.Context(), &ec2api.DescribeSecurityGroupsInput{GroupIds: x.b.run.groups})
+	if err != nil || len(groups.SecurityGroups) != 1 {
+		t.Fatalf("the groups %v: %v", x.b.run.groups, err)
+	}
+	if got := rules(groups.SecurityGroups[0]); !slices.Equal(got, []string{"in tcp 22-22 127.0.0.1/32", "out -1 0-0 0.0.0.0/0"}) {
+		t.Errorf("the temporary group opens %q", got)
+	}
+	// Who may ask for the user data has this one machine's host key.
+	data, err := c.session.EC2("").DescribeInstanceAttribute(t.Context(), &ec2api.DescribeInstanceAttributeInput{InstanceId: &x.b.run.main.id, Attribute: types.InstanceAttributeNameUserData})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := base64.StdEncoding.DecodeString(aws.ToString(data.UserData.Value)); err != nil || !bytes.Contains(got, []byte(host)) {
+		t.Errorf("the user data has no host key: %q, %v", got, err)
+	}
+	ledger, err := json.Marshal(x.leases.Open())
+	if err != nil || len(x.leases.Open()) < 3 || bytes.Contains(ledger, []byte("PRIVATE KEY")) {
+		t.Errorf("the ledger is %s, %v", ledger, err)
+	}
 	if got := x.do(t, "ps -eo args | grep -c '[s]leep 2[0-9][0-9][0-9][0-9]; shutdown -h now' || true; ps -eo args | grep -c '[i]ngot-expires' || true"); strings.HasPrefix(got, "0\n0") {
 		t.Error("nothing ends the machine when it expires")
 	}
@@ -183,6 +291,24 @@ func TestBake(t *testing.T) {
 	if !maps.Equal(calls, want) {
 		t.Errorf("the calls are %v, want %v", calls, want)
 	}
+	// Only the launch carries a private key: the host's, in its user data.
+	private := hostKeyMark(string(x.b.run.key.private))
+	if got := asked.having(private); private == "" || len(got) > 0 {
+		t.Errorf("the temporary key's private half is told: %v", got)
+	}
+	if got := asked.having(key); len(got) != 1 || got[0].Get("Action") != "ImportKeyPair" {
+		t.Errorf("its public half is told by %v", got)
+	}
+	if got := asked.having("PRIVATE KEY"); len(got) != 1 || got[0].Get("Action") != "RunInstances" || got[0].Get("InstanceInitiatedShutdownBehavior") != "terminate" || len(asked.having(host)) != 1 {
+		t.Errorf("private keys are told by %v", got)
+	}
+	if got := x.said.text(""); strings.Contains(got, "PRIVATE KEY") || strings.Contains(got, private) || strings.Contains(got, host) {
+		t.Errorf("the bake has said %s", got)
+	}
+	// A finished image is nobody's to sweep by its tags.
+	if orphans, err := x.b.Orphans(t.Context(), 0); err != nil || len(orphans) > 0 {
+		t.Errorf("orphans %+v, %v", orphans, err)
+	}
 	ami := a.Places[0].ID
 	if got, err := c.ReadFile("us-east-1", ami, "/opt/file"); err != nil || string(got) != "hello\n" {
 		t.Errorf("in the image: %q, %v", got, err)
@@ -196,6 +322,9 @@ func TestBake(t *testing.T) {
 	ours, _, _ := strings.Cut(ebsBody, "source_ami_filter {")
 	y := c.bake(t, "bake0000000000000002", ours+"source_ami = \""+ami+"\"\n")
 	y.boot(t.Context(), t)
+	if other := hostKeyMark(y.b.run.main.hostKey); other == "" || other == host {
+		t.Error("two machines have one host key")
+	}
 	if got := y.do(t, "cat /opt/file; sudo grep -rlF -e "+host+" -e "+key+" /etc /var/lib /var/log /root /home /opt 2>/dev/null || true"); got != "hello\n" {
 		t.Errorf("a machine of the image has %q", got)
 	}
@@ -207,6 +336,26 @@ func TestBake(t *testing.T) {
 	if ps := c.Problems(); len(ps) > 0 {
 		t.Errorf("the emulator: %v", ps)
 	}
+}
+
+// rules are what a security group opens, one a line.
+func rules(g types.SecurityGroup) (all []string) {
+	for way, ps := range map[string][]types.IpPermission{"in": g.IpPermissions, "out": g.IpPermissionsEgress} {
+		for _, p := range ps {
+			line := fmt.Sprintf("%s %s %d-%d", way, aws.ToString(p.IpProtocol), aws.ToInt32(p.FromPort), aws.ToInt32(p.ToPort))
+			for _, r := range p.IpRanges {
+				all = append(all, line+" "+aws.ToString(r.CidrIp))
+			}
+			for _, r := range p.Ipv6Ranges {
+				all = append(all, line+" "+aws.ToString(r.CidrIpv6))
+			}
+			for _, r := range p.UserIdGroupPairs {
+				all = append(all, line+" "+aws.ToString(r.GroupId))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // leased says whether what a lease names is there, whoever knows its id.
@@ -281,6 +430,160 @@ func (x *baked) use(t *testing.T, look func()) {
 	_ = x.machine.Close()
 }
 
+// wantRole checks that the temporary role is EC2's to take on, has what the
+// template says and no more, and was marked by the call that made it.
+func wantRole(t *testing.T, x *baked) {
+	name := x.b.run.name("")
+	role, err := x.c.session.IAM().GetRole(t.Context(), &iam.GetRoleInput{RoleName: &name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := url.QueryUnescape(aws.ToString(role.Role.AssumeRolePolicyDocument)); err != nil ||
+		got != `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}` {
+		t.Errorf("who may take the role on: %s, %v", got, err)
+	}
+	policies, err := x.c.session.IAM().ListRolePolicies(t.Context(), &iam.ListRolePoliciesInput{RoleName: &name})
+	if err != nil || !slices.Equal(policies.PolicyNames, []string{"ingot"}) {
+		t.Fatalf("the role's policies: %+v, %v", policies, err)
+	}
+	attached, err := x.c.session.IAM().ListAttachedRolePolicies(t.Context(), &iam.ListAttachedRolePoliciesInput{RoleName: &name})
+	if err != nil || len(attached.AttachedPolicies) > 0 {
+		t.Errorf("other policies of the role: %+v, %v", attached, err)
+	}
+	policy, err := x.c.session.IAM().GetRolePolicy(t.Context(), &iam.GetRolePolicyInput{RoleName: &name, PolicyName: aws.String("ingot")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := url.QueryUnescape(aws.ToString(policy.PolicyDocument)); err != nil ||
+		got != `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["*"]}]}` {
+		t.Errorf("what the role may: %s, %v", got, err)
+	}
+	marked := 0
+	for _, th := range x.c.Cloud.Left() {
+		if th.Kind == "iam-role" || th.Kind == "instance-profile" {
+			marked++
+			if th.Tags[tagBuild] != x.run.BakeID || th.Tags[tagSource] != "amazon-ebs.web" || th.Tags[tagLease] != name || th.Tags[tagCreated] == "" || th.Tags[tagExpires] == "" {
+				t.Errorf("%s is not marked", th)
+			}
+		}
+	}
+	if marked != 2 {
+		t.Errorf("there are %d of a role and its profile", marked)
+	}
+	for _, call := range x.c.Plan().Calls() {
+		if strings.HasPrefix(call.Action, "Tag") || call.Action == "CreateTags" {
+			t.Errorf("%s marks later what was made", call)
+		}
+	}
+}
+
+// A machine whose host key cannot be known is not talked to.
+func TestNoConnectionWithoutHostKey(t *testing.T) {
+	sandboxtest.Need(t)
+	image := ec2.HostImage()
+	image.Name, image.Windows = "windows-2022", true
+	c := newCloud(t, ec2.Options{Images: []ec2.BaseImage{ec2.HostImage(), image}, Durations: ec2.Durations{Console: time.Hour}})
+	for _, windows := range []bool{false, true} {
+		t.Run(fmt.Sprintf("Windows %v", windows), func(t *testing.T) {
+			body := ebsBody + "inject_host_key = false\naws_polling {\ndelay_seconds = 1\nmax_attempts = 2\n}\n"
+			if windows {
+				body = strings.Replace(ebsBody, "debian-12-*", "windows-*", 1) + "ssh_password = \"x\"\n"
+				if errs, _, text := c.findings(strings.Replace(body, "{{uuid}}", "x", 1), builders.CheckEnv{}); !slices.Equal(errs, []string{"ssh_host_key"}) {
+					t.Errorf("the check finds %s", text)
+				}
+			}
+			x := c.bake(t, fmt.Sprintf("unknown%v", windows), body+"ssh_ignore_host_key = true\n")
+			defer x.end(t)
+			x.b.o.SSHIgnoreHostKey = false // past the check
+			c.Plan().Reset()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := x.b.Boot(ctx, x.run)
+			if err == nil || !strings.Contains(err.Error(), "the SSH host key of the instance is not known") {
+				t.Errorf("Boot: %v", err)
+			}
+			if looked := slices.ContainsFunc(c.Plan().Calls(), func(call fault.Call) bool { return call.Action == "GetConsoleOutput" }); looked == windows {
+				t.Errorf("the console was looked at: %v", looked)
+			}
+			if n := c.Tried(x.b.run.main.id); n > 0 {
+				t.Errorf("%d connections were made", n)
+			}
+		})
+	}
+}
+
+// Where nothing can be added to the user data, the bake says that nothing ends the machine.
+func TestWarnsWithoutTimer(t *testing.T) {
+	sandboxtest.Need(t)
+	windows := ec2.HostImage()
+	windows.Name, windows.Windows = "windows-2022", true
+	c := newCloud(t, ec2.Options{Images: []ec2.BaseImage{ec2.HostImage(), windows}})
+	linuxBody := strings.Replace(ebsBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1)
+	windowsBody := strings.Replace(linuxBody, "debian-12-*", "windows-*", 1)
+	n := 0
+	for body, warns := range map[string]bool{
+		linuxBody:                             false,
+		linuxBody + "user_data = \"hello\"\n": true,
+		windowsBody:                           false,
+		windowsBody + "user_data = \"version: 1\"\n": true,
+	} {
+		n++
+		x := c.bake(t, fmt.Sprintf("timer%d", n), body)
+		if _, err := x.b.Boot(t.Context(), x.run); err != nil {
+			t.Fatal(err)
+		}
+		if got := x.said.text(event.Warning); strings.Contains(got, "does not end itself") != warns {
+			t.Errorf("%s\nwarns %q", body, got)
+		}
+		x.end(t)
+	}
+}
+
+// The template's own security groups are used as they are, and none is made.
+func TestOwnSecurityGroups(t *testing.T) {
+	sandboxtest.Need(t)
+	c := newCloud(t, ec2.Options{})
+	api := c.session.EC2("")
+	made, err := api.CreateSecurityGroup(t.Context(), &ec2api.CreateSecurityGroupInput{GroupName: aws.String("open"), Description: aws.String("to everybody")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everybody := types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22), IpRanges: []types.IpRange{{CidrIp: aws.String("0.0.0.0/0")}}}
+	if _, err := api.AuthorizeSecurityGroupIngress(t.Context(), &ec2api.AuthorizeSecurityGroupIngressInput{GroupId: made.GroupId, IpPermissions: []types.IpPermission{everybody}}); err != nil {
+		t.Fatal(err)
+	}
+	groups := func() (all []string) {
+		out, err := api.DescribeSecurityGroups(t.Context(), &ec2api.DescribeSecurityGroupsInput{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range out.SecurityGroups {
+			all = append(all, fmt.Sprint(*g.GroupId, rules(g), tagMap(g.Tags)))
+		}
+		return all
+	}
+	before := groups()
+	x := c.bake(t, "owngroups", ebsBody+"security_group_ids = [\""+*made.GroupId+"\"]\n")
+	c.Plan().Reset()
+	x.use(t, func() {
+		i, err := c.session.Instances("").Get(t.Context(), x.b.run.main.id)
+		if err != nil || len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupId != *made.GroupId {
+			t.Errorf("the instance's groups: %+v, %v", i.SecurityGroups, err)
+		}
+		if got := groups(); !slices.Equal(got, before) {
+			t.Errorf("the groups are %q, and were %q", got, before)
+		}
+	})
+	if got := groups(); !slices.Equal(got, before) {
+		t.Errorf("after the bake the groups are %q, and were %q", got, before)
+	}
+	for _, call := range c.Plan().Calls() {
+		if strings.Contains(call.Action, "SecurityGroup") && !strings.HasPrefix(call.Action, "Describe") {
+			t.Errorf("the bake calls %s", call)
+		}
+	}
+}
+
 func TestVariants(t *testing.T) {
 	sandboxtest.Need(t)
 	c := newCloud(t, ec2.Options{Speed: 20, Durations: ec2.Durations{Running: 2 * time.Second, SSH: time.Second, Console: 10 * time.Second, Terminated: 2 * time.Second, Detached: time.Second, Profile: 10 * time.Second},
@@ -296,17 +599,36 @@ func TestVariants(t *testing.T) {
 		}
 		return outcome(l)
 	})
+	private, public, err := (&communicator.SSH{TemporaryKeyPairType: "ed25519"}).NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.session.EC2("").ImportKeyPair(t.Context(), &ec2api.ImportKeyPairInput{KeyName: aws.String("mine"), PublicKeyMaterial: []byte(public)}); err != nil {
+		t.Fatal(err)
+	}
+	err = c.session.Wait(t.Context(), awscloud.Wait{What: "the key pair to be known", First: -1}, func(ctx context.Context) (bool, string, error) {
+		_, err := c.session.EC2("").DescribeKeyPairs(ctx, &ec2api.DescribeKeyPairsInput{KeyNames: []string{"mine"}})
+		return err == nil, "", err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Baseline()
 	none := ec2.Outcome{Code: "InsufficientInstanceCapacity"}
 	disk := "launch_block_device_mappings {\ndevice_name = \"/dev/xvdf\"\nvolume_size = 1\n"
 	n := 0
 	for _, tc := range []struct {
 		name, body string
 		outcome    func(ec2.Launch) ec2.Outcome
-		look       func(x *baked)
+		look       func(t *testing.T, x *baked)
 		fails      string // what the error has
 		stays      string // the kind of what is left on purpose
 	}{
-		{name: "spot", body: spot, look: func(x *baked) {
+		{name: "spot", body: spot, look: func(t *testing.T, x *baked) {
 			if !x.b.run.main.spot {
 				t.Error("it is no spot instance")
 			}
@@ -323,7 +645,7 @@ func TestVariants(t *testing.T) {
 				return none
 			}
 			return ec2.Outcome{}
-		}, look: func(x *baked) {
+		}, look: func(t *testing.T, x *baked) {
 			if x.b.run.main.spot {
 				t.Error("it is taken for a spot instance")
 			}
@@ -338,19 +660,47 @@ func TestVariants(t *testing.T) {
 		{name: "fails while pending", body: ebsBody, outcome: func(ec2.Launch) ec2.Outcome {
 			return ec2.Outcome{StateReason: "Client.VolumeLimitExceeded: Volume limit exceeded"}
 		}, fails: "Volume limit exceeded"},
-		{name: "temporary profile", body: ebsBody + "temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"s3:GetObject\"]\nResource = [\"*\"]\n}\n}\n"},
-		{name: "key from the console", body: ebsBody + "inject_host_key = false\n", look: func(x *baked) {
+		{name: "temporary profile", body: ebsBody + "temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"s3:GetObject\"]\nResource = [\"*\"]\n}\n}\n", look: wantRole},
+		{name: "key from the console", body: ebsBody + "inject_host_key = false\n", look: func(t *testing.T, x *baked) {
 			if x.b.run.main.hostKey != "" {
 				t.Error("a host key was put in")
 			}
+			if c.Tried(x.b.run.main.id) == 0 {
+				t.Error("the emulator counts no connections")
+			}
+			// Its own keys stay, and what cloud-init keeps.
+			if err := x.b.run.clean(t.Context(), x.b.run.main); err != nil {
+				t.Fatal(err)
+			}
+			if got := x.do(t, "sudo wc -l </home/admin/.ssh/authorized_keys; sudo ls /etc/ssh/ssh_host_ed25519_key /var/lib/cloud/instance/user-data.txt"); !strings.HasPrefix(got, "0\n/etc/ssh/ssh_host_ed25519_key\n/var/") {
+				t.Errorf("after the cleaning there is %q", got)
+			}
+		}},
+		{name: "a key pair of the account's", body: ebsBody + "ssh_keypair_name = \"mine\"\nssh_private_key_file = \"" + file + "\"\n", look: func(t *testing.T, x *baked) {
+			if err := x.b.run.clean(t.Context(), x.b.run.main); err != nil {
+				t.Fatal(err)
+			}
+			if got := x.do(t, "cat /home/admin/.ssh/authorized_keys; sudo ls /etc/ssh"); !strings.Contains(got, strings.Fields(public)[1]) || strings.Contains(got, "ssh_host_ed25519_key\n") {
+				t.Errorf("after the cleaning there is %q", got)
+			}
 		}},
 		{name: "user data with keys of its own", body: ebsBody + "user_data = \"#cloud-config\\nssh_genkeytypes: [ed25519]\\n\"\n"},
-		{name: "Session Manager", body: ebsBody + "ssh_interface = \"session_manager\"\ntemporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"ssm:*\"]\nResource = [\"*\"]\n}\n}\n", look: func(x *baked) {
+		{name: "Session Manager", body: ebsBody + "ssh_interface = \"session_manager\"\ntemporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"ssm:*\"]\nResource = [\"*\"]\n}\n}\n", look: func(t *testing.T, x *baked) {
 			if x.run.Values["Host"] != "127.0.0.1" {
 				t.Errorf("it was reached at %s", x.run.Values["Host"])
 			}
 		}},
 		{name: "a public address", body: ebsBody + "associate_public_ip_address = true\n"},
+		{name: "keys that stay", body: ebsBody, look: func(t *testing.T, x *baked) {
+			x.do(t, "sudo sh -c 'echo "+hostKeyMark(x.b.run.main.hostKey)+" >/var/log/copied; mv /home/admin/.ssh/authorized_keys /opt/keys; ln -s /opt/keys /home/admin/.ssh/authorized_keys'")
+			_, err := x.b.Snapshot(t.Context(), x.run)
+			if err == nil || !strings.Contains(err.Error(), "still there: /home/admin/.ssh/authorized_keys /var/log/copied") {
+				t.Errorf("keys are left in the machine: %v", err)
+			}
+			if i := slices.IndexFunc(c.Cloud.Left(), func(th ec2.Thing) bool { return th.Kind == "image" }); i >= 0 {
+				t.Error("there is an image with them")
+			}
+		}},
 		{name: "a disk that ends with the bake", body: ebsBody + disk + "}\n"},
 		{name: "a disk that stays", body: ebsBody + disk + "delete_on_termination = false\n}\n", stays: "volume"},
 		{name: "RSA", body: ebsBody + "temporary_key_pair_type = \"rsa\"\n"},
@@ -369,7 +719,7 @@ func TestVariants(t *testing.T) {
 			} else {
 				x.use(t, func() {
 					if tc.look != nil {
-						tc.look(x)
+						tc.look(t, x)
 					}
 				})
 			}
@@ -387,28 +737,52 @@ func TestVariants(t *testing.T) {
 func TestShutDownFromWithin(t *testing.T) {
 	sandboxtest.Need(t)
 	c := newCloud(t, ec2.Options{})
-	for option, fails := range map[string]string{"disable_stop_instance = true\n": "", "": `shutdown_behavior = "stop"`} {
-		x := c.bake(t, fmt.Sprintf("within%d", len(option)), ebsBody+option)
+	for n, tc := range []struct {
+		body, fails string
+		gone        bool // before it could be cleaned
+	}{
+		{body: ebsBody + "disable_stop_instance = true\n"},
+		{body: ebsBody + "disable_stop_instance = true\n", gone: true},
+		{body: strings.Replace(ebsBody, "instance_type = \"t3.micro\"", "spot_instance_types = [\"t3.micro\"]", 1) +
+			"temporary_iam_instance_profile_policy_document {\nStatement {\nEffect = \"Allow\"\nAction = [\"s3:GetObject\"]\nResource = [\"*\"]\n}\n}\n", fails: `shutdown_behavior = "stop"`},
+	} {
+		fails := tc.fails
+		x := c.bake(t, fmt.Sprintf("within%d", n), tc.body)
 		x.boot(t.Context(), t)
-		host := x.b.run.main.hostKey
+		host, key := x.b.run.main.hostKey, strings.Fields(x.b.run.key.public)[1]
 		x.do(t, "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'")
 		if fails != "" { // it has ended when it is to be stopped
 			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			// What has no timer is there until somebody sweeps.
+			for _, kind := range []string{"security-group", "key-pair", "iam-role", "instance-profile", "launch-template"} {
+				if !slices.ContainsFunc(c.temporary(), func(th string) bool { return strings.HasPrefix(th, kind+" ") }) {
+					t.Errorf("the %s has ended with the instance: %q", kind, c.temporary())
+				}
+			}
+		} else if tc.gone {
+			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameStopped, time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		a, err := x.b.Snapshot(t.Context(), x.run)
 		switch {
 		case fails != "" && (err == nil || !strings.Contains(err.Error(), fails)):
-			t.Errorf("%q: %v, want %q", option, err, fails)
+			t.Errorf("%d: %v, want %q", n, err, fails)
 		case fails == "" && err != nil:
-			t.Errorf("%q: %v", option, err)
+			t.Errorf("%d: %v", n, err)
 		case fails == "":
 			if host != "" {
 				t.Error("a host key was put in that could not be taken out for certain")
 			}
 			if got, err := c.ReadFile("us-east-1", a.Places[0].ID, "/within"); err != nil || string(got) != "hello\n" {
 				t.Errorf("in the image: %q, %v", got, err)
+			}
+			got, err := c.ReadFile("us-east-1", a.Places[0].ID, "/home/admin/.ssh/authorized_keys")
+			warned := strings.Contains(x.said.text(event.Warning), "temporary key could not be taken out")
+			if err != nil || bytes.Contains(got, []byte(key)) != warned || tc.gone && !warned {
+				t.Errorf("gone %v, warned %v, authorized_keys %q, %v", tc.gone, warned, got, err)
 			}
 		}
 		_ = x.machine.Close()

@@ -411,6 +411,25 @@ func TestParameterGetsItsFormerValueBack(t *testing.T) {
 	c.release(m)
 }
 
+// With a cool-down nothing removes an AMI that has been protected, and it is said so.
+func TestCooldownOutlastsARelease(t *testing.T) {
+	c := newCloud(t, ec2.Options{})
+	m := &memory{bake: "b1"}
+	if _, err := MakeImage(t.Context(), newRun(t, "b1", m), c.order("b1", "ami_name = \"web-1\"\nderegistration_protection {\n  enabled = true\n  with_cooldown = true\n}\n", false)); err != nil {
+		t.Fatal(err)
+	}
+	open := m.Open()
+	if len(open) != 1 {
+		t.Fatalf("leases %+v", open)
+	}
+	if err := c.releaseOne(t.Context(), open[0]); err == nil || !strings.Contains(err.Error(), "24 hours pass") {
+		t.Errorf("release: %v", err)
+	}
+	if _, ok := c.own(testRegions[0])["web-1"]; !ok {
+		t.Error("it is gone")
+	}
+}
+
 func TestDestroy(t *testing.T) {
 	c := newCloud(t, ec2.Options{})
 	a, err := MakeImage(t.Context(), newRun(t, "b1", &memory{bake: "b1"}), c.order("b1", "ami_name = \"web-1\"\nami_regions = [\"us-west-2\"]", false))

@@ -157,6 +157,43 @@ func TestPolicyAsJSON(t *testing.T) {
 	}
 }
 
+// AMIs and snapshots of others are removed only where the template wants that.
+func TestPolicyRemovesItsOwn(t *testing.T) {
+	own := func(p Policy, action string) (only, any bool) {
+		only = true
+		for _, g := range p {
+			if g.Action == action {
+				any = true
+				only = only && g.Condition["StringLike"]["aws:ResourceTag/ingot:build"] == "*"
+			}
+		}
+		return only, any
+	}
+	for body, others := range map[string][]string{
+		"":                             nil,
+		"force_delete_snapshot = true": nil,
+		"force_deregister = true":      {"ec2:DeregisterImage"},
+		"force_deregister = true\nforce_delete_snapshot = true":     {"ec2:DeregisterImage", "ec2:DeleteSnapshot"},
+		"ami_regions = [\"us-east-1\"]\nencrypt_boot = true":        nil,
+		"ami_users = [\"123456789012\"]\nssm_parameters = [\"/x\"]": nil,
+	} {
+		p := ebsOptions(t, "ami_name = \"web\"\n"+body).Policy("eu-west-1")
+		for _, a := range []string{"ec2:DeregisterImage", "ec2:DeleteSnapshot"} {
+			if only, any := own(p, a); !any || only == slices.Contains(others, a) {
+				t.Errorf("%q: %s for its own alone: %v; granted: %v", body, a, only, any)
+			}
+		}
+		// What the documentation says that it does not guard.
+		for _, a := range []string{"ec2:CreateTags", "ec2:ImportKeyPair", "ec2:DeleteKeyPair", "ec2:AuthorizeSecurityGroupIngress"} {
+			for _, g := range p {
+				if g.Action == a && (g.Condition["StringLike"] != nil || g.Condition["StringEquals"]["aws:RequestedRegion"] == nil) {
+					t.Errorf("%q: %s under %v", body, a, g.Condition)
+				}
+			}
+		}
+	}
+}
+
 func TestEveryGrantSaysWhy(t *testing.T) {
 	p := everyPolicy(t)
 	reasons := p.Reasons()

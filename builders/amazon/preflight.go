@@ -23,6 +23,7 @@ import (
 	"github.com/ingotbuild/ingot/internal/awscloud"
 	"github.com/ingotbuild/ingot/internal/config"
 	"github.com/ingotbuild/ingot/internal/render"
+	"github.com/ingotbuild/ingot/machine/communicator"
 )
 
 // preflight asks the account, before anything is made in it, whether the bake
@@ -35,6 +36,8 @@ type preflight struct {
 	// boot no instance.
 	ebs *EBSOptions
 	run *RunOptions
+	// comm is nil where run is.
+	comm *communicator.Options
 	// devicesOption is what ebs.LaunchMappings are called. Default: launch_block_device_mappings.
 	devicesOption string
 	// mappings are those to launch with, of the source AMI.
@@ -172,6 +175,9 @@ func (p *preflight) source(ctx context.Context, ps *problems) {
 	}
 	if p.ebs != nil && len(p.ebs.FastLaunch.plan(p.session.Region, []string{p.session.Region})) > 0 && image.Platform != types.PlatformValuesWindows {
 		ps.add("fast_launch", "Fast launch is for Windows", "%s is no Windows AMI.", id)
+	}
+	if isWindowsImage(image) && !saysHostKey(p.comm) {
+		ps.add("ssh_host_key", "The host key would not be known", "%s.", noWindowsKey)
 	}
 	p.devices(image, ps)
 	p.late(image, ps)

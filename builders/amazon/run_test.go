@@ -162,27 +162,28 @@ func TestDecryptPassword(t *testing.T) {
 	}
 }
 
+// toBake is a bake that is about to begin; no account is asked for it.
+func toBake(t *testing.T, body, addressURL string) *running {
+	t.Helper()
+	none := t.TempDir() + "/none"
+	for n, v := range map[string]string{"AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_EC2": "", "AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_EC2_METADATA_DISABLED": "true"} {
+		t.Setenv(n, v)
+	}
+	b := decodeRun(t, goodRun+"access_key = \"a\"\nsecret_key = \"s\"\nskip_credential_validation = true\n"+body)
+	b.env.AddressURL = addressURL
+	s, err := b.env.Shared.Connect(t.Context(), &b.o.Access)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &running{env: b.env, session: s, o: &b.o.RunOptions, comm: &b.o.Options}
+}
+
 // The group lets this host in, and nobody else.
 func TestSources(t *testing.T) {
 	reply := "198.51.100.7\n"
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, reply) }))
 	defer service.Close()
-	for _, n := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"} {
-		t.Setenv(n, "")
-	}
-	none := t.TempDir() + "/none"
-	for n, v := range map[string]string{"AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_EC2_METADATA_DISABLED": "true"} {
-		t.Setenv(n, v)
-	}
-	sources := func(body, url string) ([]netip.Prefix, error) {
-		b := decodeRun(t, goodRun+"access_key = \"a\"\nsecret_key = \"s\"\nskip_credential_validation = true\n"+body)
-		b.env.AddressURL = url
-		s, err := b.env.Shared.Connect(t.Context(), &b.o.Access)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return (&running{env: b.env, session: s, o: &b.o.RunOptions, comm: &b.o.Options}).sources(t.Context())
-	}
+	sources := func(body, url string) ([]netip.Prefix, error) { return toBake(t, body, url).sources(t.Context()) }
 	for body, want := range map[string]string{
 		"ssh_interface = \"public_ip\"":                              "[198.51.100.7/32]",
 		"temporary_security_group_source_cidrs = [\"192.0.2.9/24\"]": "[192.0.2.0/24]",
@@ -210,6 +211,19 @@ func TestSources(t *testing.T) {
 	service.Close()
 	if got, err := sources("", service.URL); err == nil || len(got) > 0 {
 		t.Errorf("nobody answers: %v, %v", got, err)
+	}
+}
+
+// The group opens the one port that the machine is connected to at.
+func TestPort(t *testing.T) {
+	for body, want := range map[string]int{
+		"": 22, "ssh_port = 2222": 2222, "communicator = \"none\"": 0,
+		"communicator = \"winrm\"": 5985, "communicator = \"winrm\"\nwinrm_use_ssl = true": 5986, "communicator = \"winrm\"\nwinrm_port = 443": 443,
+	} {
+		b := decodeRun(t, goodRun+body)
+		if got := (&running{comm: &b.o.Options}).port(); got != want {
+			t.Errorf("%q: port %d, want %d", body, got, want)
+		}
 	}
 }
 

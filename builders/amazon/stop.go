@@ -126,7 +126,8 @@ const cleanTime = 3 * time.Minute
 
 // cleaning removes, as root, the temporary key ($KEY) from all authorized_keys,
 // and with $MARK, which is a line of the injected host key, that key and all
-// that cloud-init keeps of this instance. Then it looks again.
+// that cloud-init keeps of this instance. Then it looks again. What a link leads
+// to is looked at and not written to: a user may have made it.
 const cleaning = `set -f
 homes=$(cut -d: -f6 /etc/passwd | sort -u)
 bad=
@@ -136,7 +137,11 @@ if [ -n "$KEY" ]; then
       [ -f "$f" ] && [ ! -L "$f" ] && grep -qF -e "$KEY" "$f" || continue
       rest=$(grep -vF -e "$KEY" "$f")
       if [ -n "$rest" ]; then printf '%s\n' "$rest" >"$f"; else : >"$f"; fi
-      if grep -qF -e "$KEY" "$f"; then bad="$bad $f"; fi
+    done
+  done
+  for h in $homes; do
+    for f in "$h/.ssh/authorized_keys" "$h/.ssh/authorized_keys2"; do
+      if [ -f "$f" ] && grep -qF -e "$KEY" "$f"; then bad="$bad $f"; fi
     done
   done
 fi

@@ -62,7 +62,7 @@ func (b *Surrogate) Check(ctx context.Context, env *builders.CheckEnv) []config.
 		ami.AMIVirtualizationType, ami.ENASupport, ami.SriovSupport = "", nil, false
 	}
 	flight := &preflight{
-		session: b.session, looks: b.looks(), ami: &ami, ebs: &EBSOptions{LaunchMappings: b.o.launched()}, run: &b.o.RunOptions,
+		session: b.session, looks: b.looks(), ami: &ami, ebs: &EBSOptions{LaunchMappings: b.o.launched()}, run: &b.o.RunOptions, comm: &b.o.Options,
 		mappings: b.launchMappings, options: &b.o, force: env.Force, env: preflightEnv(env.Dir),
 	}
 	ps = append(ps, flight.check(ctx)...)

@@ -59,7 +59,7 @@ func (b *Volume) Check(ctx context.Context, env *builders.CheckEnv) []config.Pro
 		return ps // the account is asked about options that are right
 	}
 	flight := &preflight{
-		session: b.session, looks: b.env.lookups(b.session, &b.o.Access, &b.o.RunOptions), run: &b.o.RunOptions, options: &b.o, env: preflightEnv(env.Dir),
+		session: b.session, looks: b.env.lookups(b.session, &b.o.Access, &b.o.RunOptions), run: &b.o.RunOptions, comm: &b.o.Options, options: &b.o, env: preflightEnv(env.Dir),
 		ami: &AMIOptions{}, ebs: &EBSOptions{SkipCreateAMI: true, LaunchMappings: b.o.devices()}, devicesOption: "ebs_volumes",
 		mappings: func(types.Image) []types.BlockDeviceMapping { return b.o.launched() },
 	}

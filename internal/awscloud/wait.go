@@ -204,7 +204,7 @@ func (s *Session) wait(ctx context.Context, w Wait, look func(ctx context.Contex
 		after = max(min(known.Took-known.Spread-time.Since(w.Since), blind*pace.Cap), time.Millisecond)
 	}
 	if w.First != 0 {
-		after = max(w.First, 0)
+		after = max(Pace{First: w.First}.faster(s.shared.o.Speed).First, 0)
 	}
 	var before time.Duration // at the last look that saw it not done
 	for {

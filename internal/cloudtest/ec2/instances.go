@@ -69,6 +69,7 @@ type instance struct {
 	ending  int           // work that has to end before it is stopped or terminated
 	last    chan struct{} // closed when the work queued last is done
 	phase   *Phase        // the one that it is in
+	tried   int           // connections to it, admitted or not
 }
 
 type metadataOptions struct {
@@ -344,6 +345,7 @@ func (i *instance) closePorts() []io.Closer {
 func (c *Cloud) admits(i *instance, from netip.Addr, port int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	i.tried++
 	now := c.now()
 	if s := i.line.at(now); s != running && s != pending || now.Before(i.line.end().Add(c.real(c.o.Durations.SSH))) {
 		return false
@@ -354,6 +356,18 @@ func (c *Cloud) admits(i *instance, from netip.Addr, port int) bool {
 		}
 	}
 	return false
+}
+
+// Tried is how many connections to an instance somebody has tried to make.
+func (c *Cloud) Tried(id string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.spaces {
+		if i := s.instances.m[id]; i != nil {
+			return i.tried
+		}
+	}
+	return 0
 }
 
 // rulesChanged opens what a group's new rules open.
