@@ -176,7 +176,7 @@ func (p *preflight) source(ctx context.Context, ps *problems) {
 	if p.ebs != nil && len(p.ebs.FastLaunch.plan(p.session.Region, []string{p.session.Region})) > 0 && image.Platform != types.PlatformValuesWindows {
 		ps.add("fast_launch", "Fast launch is for Windows", "%s is no Windows AMI.", id)
 	}
-	if isWindowsImage(image) && !saysHostKey(p.comm) {
+	if p.comm != nil && isWindowsImage(image) && !saysHostKey(p.comm) {
 		ps.add("ssh_host_key", "The host key would not be known", "%s.", noWindowsKey)
 	}
 	p.devices(image, ps)
