@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/ingotbuild/ingot/bake"
@@ -57,6 +62,9 @@ func BenchmarkAmazonOverhead(b *testing.B) {
 				b.Fatal(err)
 			}
 			all := map[string][]*overhead{}
+			if limit := loginsAtOnce(b, n); limit > 0 {
+				b.Logf("OpenSSH logs in to %d such machines at once, and becomes root, in %.2f s", n, limit)
+			}
 			for b.Loop() {
 				timings := filepath.Join(b.TempDir(), fmt.Sprintf("timings%d.json", len(all["first"])))
 				for _, way := range []string{"first", "later", "later"} {
@@ -264,6 +272,102 @@ func reportOverhead(b *testing.B, name string, runs []*overhead, n int) {
 	}
 	b.ReportMetric(middle(whole), name+"-overhead-%") // of the last bake: they become one version
 	b.ReportMetric(middle(calls), name+"-calls/bake")
+}
+
+// loginsAtOnce is how many seconds OpenSSH takes to run one command and become
+// root on n new machines of the emulated cloud at once: what no bake of so many
+// can do without here, where their processors are ours. 0: there is no ssh.
+func loginsAtOnce(b *testing.B, n int) float64 {
+	b.Helper()
+	if _, err := exec.LookPath("ssh"); err != nil {
+		return 0
+	}
+	cloud := benchCloud(b)
+	defer cloud.Close()
+	ctx := b.Context()
+	conf, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion("us-east-1"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := ec2api.NewFromConfig(conf)
+	key := filepath.Join(b.TempDir(), "key")
+	must(b, exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key))
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		b.Fatal(err)
+	}
+	images, err := c.DescribeImages(ctx, &ec2api.DescribeImagesInput{Owners: []string{"136693071363"}})
+	if err != nil || len(images.Images) == 0 {
+		b.Fatalf("the image to launch: %+v, %v", images, err)
+	}
+	groups, err := c.DescribeSecurityGroups(ctx, &ec2api.DescribeSecurityGroupsInput{})
+	if err != nil || len(groups.SecurityGroups) == 0 {
+		b.Fatalf("the default group: %+v, %v", groups, err)
+	}
+	group := groups.SecurityGroups[0].GroupId
+	_, err = c.AuthorizeSecurityGroupIngress(ctx, &ec2api.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: []types.IpPermission{{
+		IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22), IpRanges: []types.IpRange{{CidrIp: aws.String("127.0.0.1/32")}},
+	}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := c.ImportKeyPair(ctx, &ec2api.ImportKeyPairInput{KeyName: aws.String("bench"), PublicKeyMaterial: public}); err != nil {
+		b.Fatal(err)
+	}
+	var run *ec2api.RunInstancesOutput
+	for run == nil { // until the key pair is known
+		run, err = c.RunInstances(ctx, &ec2api.RunInstancesInput{ImageId: images.Images[0].ImageId, InstanceType: types.InstanceTypeT3Micro, KeyName: aws.String("bench"),
+			MinCount: aws.Int32(int32(n)), MaxCount: aws.Int32(int32(n)), SecurityGroupIds: []string{*group}})
+		if err != nil && !awscloud.IsNotFound(err) {
+			b.Fatal(err)
+		}
+	}
+	var ids, addrs []string
+	for _, i := range run.Instances {
+		ids = append(ids, *i.InstanceId)
+	}
+	if err := ec2api.NewInstanceRunningWaiter(c, func(o *ec2api.InstanceRunningWaiterOptions) { o.MinDelay = time.Second }).
+		Wait(ctx, &ec2api.DescribeInstancesInput{InstanceIds: ids}, time.Minute); err != nil {
+		b.Fatal(err)
+	}
+	there, err := c.DescribeInstances(ctx, &ec2api.DescribeInstancesInput{InstanceIds: ids})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, r := range there.Reservations {
+		for _, i := range r.Instances {
+			addrs = append(addrs, aws.ToString(i.PublicIpAddress))
+		}
+	}
+	if len(addrs) != n {
+		b.Fatalf("%d of %d machines", len(addrs), n)
+	}
+	for _, a := range addrs { // until it answers
+		for {
+			conn, err := net.DialTimeout("tcp", a+":22", time.Second)
+			if err == nil {
+				conn.Close()
+				break
+			}
+			if ctx.Err() != nil {
+				b.Fatal(ctx.Err())
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	start := time.Now()
+	var wg sync.WaitGroup
+	for _, a := range addrs {
+		wg.Go(func() {
+			out, err := exec.CommandContext(ctx, "ssh", "-F", "none", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
+				"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "admin@"+a, "true; sudo -n sh -c true").CombinedOutput()
+			if err != nil {
+				b.Errorf("ssh: %v: %s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start).Seconds()
 }
 
 // packerOverhead is the same by Packer, if it is there; else nil, and why is logged.
