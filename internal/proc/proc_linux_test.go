@@ -122,7 +122,7 @@ func TestTree(t *testing.T) {
 		},
 	} {
 		cmd := exec.Command("sh", "-c", `setsid sh -c 'trap "" TERM; setsid sleep 1000 & echo $! $$; while :; do sleep 1000; done' &
-(setsid sleep 1000 & echo daemon $!)
+(setsid sh -c 'echo daemon $$; exec sleep 1000' &)
 echo $$; wait`)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		stdout, err := cmd.StdoutPipe()
