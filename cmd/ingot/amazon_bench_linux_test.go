@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -345,8 +346,12 @@ func loginsAtOnce(b *testing.B, n int) float64 {
 	for _, a := range addrs { // until it answers
 		for {
 			conn, err := net.DialTimeout("tcp", a+":22", time.Second)
-			if err == nil {
+			if err == nil { // a port may be open before an sshd greets
+				_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+				_, err = io.ReadFull(conn, make([]byte, len("SSH-")))
 				conn.Close()
+			}
+			if err == nil {
 				break
 			}
 			if ctx.Err() != nil {
