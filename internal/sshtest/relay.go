@@ -3,6 +3,7 @@
 package sshtest
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -105,8 +106,8 @@ func (r *Relay) copy(dst, src net.Conn) {
 			}
 		}
 	})
+	b := make([]byte, 64<<10)
 	for {
-		b := make([]byte, 64<<10)
 		n, err := src.Read(b)
 		if n > 0 {
 			r.Passed.Add(int64(n))
@@ -117,7 +118,7 @@ func (r *Relay) copy(dst, src net.Conn) {
 					cut = true
 				}
 			}
-			queue <- packet{b[:max(n, 0)], time.Now().Add(r.delay)}
+			queue <- packet{bytes.Clone(b[:max(n, 0)]), time.Now().Add(r.delay)}
 			if r.rate > 0 {
 				time.Sleep(time.Duration(n) * time.Second / time.Duration(r.rate))
 			}
