@@ -384,6 +384,7 @@ func TestProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+		asleep(t, c.Process.Pid)
 	}
 	sleep := filepath.Join(t.TempDir(), "ingot-spec-test-long-name")
 	data, err := os.ReadFile(need(t, "sleep"))
@@ -425,6 +426,23 @@ process "ingot-spec" {
 `
 	for name, m := range shells(t) {
 		t.Run(name, func(t *testing.T) { expect(t, src, run(t, m, src)) })
+	}
+}
+
+// asleep waits until a program that has been started has come to its sleep.
+func asleep(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(stat), ") S ") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it does not sleep: %s", stat)
+		}
 	}
 }
 
