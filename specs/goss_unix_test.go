@@ -390,10 +390,18 @@ func TestGossHTTPByWget(t *testing.T) {
 func TestGossPasswordsAreHidden(t *testing.T) {
 	need(t, "curl")
 	const secret = "hush-hush-hush"
-	server := gossServer(t)
+	looked := make(chan struct{}) // at its command line: until then there is no answer, and then there is none
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-looked:
+		case <-r.Context().Done():
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "goss.yaml")
-	src := fmt.Sprintf("http: {%s/slow: {status: 200, username: jim, password: {{ .Vars.pw }}, timeout: 1500}}\n", server.URL)
+	src := fmt.Sprintf("http: {%s/: {status: 200, username: jim, password: {{ .Vars.pw }}, timeout: 60000}}\n", server.URL)
 	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +414,7 @@ func TestGossPasswordsAreHidden(t *testing.T) {
 		report, _ := spec.Run(t.Context(), &local{}, RunOptions{})
 		done <- report
 	}()
-	curls := 0
+	curls, over := 0, false
 	for {
 		select {
 		case report := <-done:
@@ -428,6 +436,10 @@ func TestGossPasswordsAreHidden(t *testing.T) {
 			if strings.HasPrefix(string(b), "curl\x00-q") {
 				curls++
 			}
+		}
+		if curls > 0 && !over {
+			over = true
+			close(looked)
 		}
 	}
 }
