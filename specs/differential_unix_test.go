@@ -74,6 +74,7 @@ func differ(t *testing.T, m *local, env []string, claims []claim) {
 	if len(s.Checks) != len(claims) {
 		t.Fatalf("%d checks of %d claims", len(s.Checks), len(claims))
 	}
+	patient(s)
 	r, err := s.Run(t.Context(), m, RunOptions{})
 	if err != nil {
 		t.Fatal(err)
