@@ -60,7 +60,11 @@ func (l *local) Run(ctx context.Context, c machine.Command) error {
 	if l.root != "" {
 		cmd.Path, cmd.Err, cmd.Dir, cmd.Env = "/bin/sh", nil, "/", []string{"PATH=/bin"}
 	}
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil { // what it has left in the background is ended too
+		defer context.AfterFunc(ctx, func() { _ = cmd.Cancel() })()
+		err = cmd.Wait()
+	}
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:

@@ -894,7 +894,7 @@ func TestOneHungFileCostsNoOther(t *testing.T) {
 	if err := syscall.Mkfifo(hung, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src := fmt.Sprintf("timeout = \"5s\"\nfile %q {\n its \"content\" { eq = \"a\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"\" } # error: did not end within 5s\n}\n"+
+	src := fmt.Sprintf("timeout = \"3s\"\nfile %q {\n its \"content\" { eq = \"a\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"\" } # error: did not end within 3s\n}\n"+
 		"file %q {\n its \"content\" { eq = \"b\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"b\" } # fail: c\n}\n", put("a"), hung, put("b"), put("c"))
 	for name, m := range shells(t) {
 		for _, proc := range []string{"with /proc", "without"} {
