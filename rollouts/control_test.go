@@ -105,7 +105,7 @@ func TestOverUnixSocket(t *testing.T) {
 	}
 	ask("v2")
 	launcher.Handle("v3", bad(always))
-	cfg.Health.Deadline = 2 * time.Second
+	cfg.Health.Deadline = 6 * time.Second // it is waited for, and in it v1 comes up and v3 answers
 	if err := client.Back(ctx, nil); err != nil {
 		t.Error(err)
 	}

@@ -194,6 +194,7 @@ func TestDescribeHolds(t *testing.T) {
 	if diags.HasErrors() {
 		t.Fatalf("%v in\n%s", diags, text)
 	}
+	patient(s)
 	r, err := s.Run(context.Background(), m, RunOptions{MaxOutput: 64 << 20})
 	if err != nil {
 		t.Fatal(err)

@@ -74,6 +74,7 @@ func differ(t *testing.T, m *local, env []string, claims []claim) {
 	if len(s.Checks) != len(claims) {
 		t.Fatalf("%d checks of %d claims", len(s.Checks), len(claims))
 	}
+	patient(s)
 	r, err := s.Run(t.Context(), m, RunOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +260,7 @@ func TestNetworkAgainstServerspec(t *testing.T) {
 	need(t, "brctl") // Serverspec's
 	const setup = `ip link set lo up && ip link add br0 type bridge && ip link add ve0 type veth peer name ve1 &&
 ip link set ve1 master br0 up && ip link set ve0 up && ip addr add 10.9.8.7/24 dev ve0 && ip route add default via 10.9.8.1 &&
-ip route add 10.7.0.0/16 via 10.9.8.2 && iptables -A INPUT -p tcp --dport 8080 -j ACCEPT && iptables -t nat -A POSTROUTING -j MASQUERADE`
+ip route add 10.7.0.0/16 via 10.9.8.2 && iptables -A INPUT -p tcp --dport 8080 -j ACCEPT && iptables -t nat -A POSTROUTING -j MASQUERADE` + carrier
 	m := inNetwork(t, &local{}, setup)
 	env := []string{"unshare", "-n", "-m", "sh", "-c", "mount -t sysfs none /sys && { " + setup + "\n} >&2 || exit 1\nexec \"$@\"", "sh"}
 	differ(t, m, env, []claim{

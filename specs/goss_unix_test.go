@@ -108,6 +108,7 @@ func TestGossDifferential(t *testing.T) {
 			if diags.HasErrors() {
 				t.Fatal(diags)
 			}
+			patient(spec)
 			report, err := spec.Run(t.Context(), &local{}, RunOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -301,10 +302,10 @@ func TestGossDNS(t *testing.T) {
 		{"TXT:example", "[Hello DNS]"}, {"CAA:example", "[0 issue ca.example]"}, {"SSHFP:example", "[1 1 ABCD353637383930313233343536373839303132]"}, {"SRV:_x._tcp.example", "['5 6 443 a.example.']"},
 		{"PTR:192.0.2.1", "[a.example.]"},
 	} {
-		fmt.Fprintf(&src, "  %q: {resolvable: true, addrs: {consist-of: %s}, server: %q, timeout: 5000}\n", c[0], c[1], server)
+		fmt.Fprintf(&src, "  %q: {resolvable: true, addrs: {consist-of: %s}, server: %q, timeout: 60000}\n", c[0], c[1], server)
 	}
-	fmt.Fprintf(&src, "  no.example: {resolvable: false, addrs: [x], server: %q, timeout: 5000}\n", server)
-	fmt.Fprintf(&src, "  MX:a.example: {resolvable: false, server: %q, timeout: 5000}\n", server)
+	fmt.Fprintf(&src, "  no.example: {resolvable: false, addrs: [x], server: %q, timeout: 60000}\n", server)
+	fmt.Fprintf(&src, "  MX:a.example: {resolvable: false, server: %q, timeout: 60000}\n", server)
 	if err := os.WriteFile(file, []byte(src.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -339,12 +340,12 @@ func TestGossHTTPByWget(t *testing.T) {
 	server := gossServer(t)
 	file := filepath.Join(t.TempDir(), "goss.yaml")
 	src := fmt.Sprintf(`http:
-  %[1]s/: {status: 200, headers: ["X-Two: b"], body: [hello, "GET /"]}
-  %[1]s/missing: {status: 404, body: [hello]}
-  moved: {url: %[1]s/moved, status: 200, body: ["GET /"]}
-  put: {url: %[1]s/, status: 200, method: PUT, request-body: some body, body: ["PUT /", some body]}
-  login: {url: %[1]s/, status: 200, username: jim, password: s"ecret, request-headers: ["X-Given: 1"], body: [jim s"ecret, given 1]}
-  stay: {url: %[1]s/moved, status: 302, no-follow-redirects: true, headers: ["Location: /"]}
+  %[1]s/: {timeout: 60000, status: 200, headers: ["X-Two: b"], body: [hello, "GET /"]}
+  %[1]s/missing: {timeout: 60000, status: 404, body: [hello]}
+  moved: {timeout: 60000, url: %[1]s/moved, status: 200, body: ["GET /"]}
+  put: {timeout: 60000, url: %[1]s/, status: 200, method: PUT, request-body: some body, body: ["PUT /", some body]}
+  login: {timeout: 60000, url: %[1]s/, status: 200, username: jim, password: s"ecret, request-headers: ["X-Given: 1"], body: [jim s"ecret, given 1]}
+  stay: {timeout: 60000, url: %[1]s/moved, status: 302, no-follow-redirects: true, headers: ["Location: /"]}
   refused: {url: "http://127.0.0.1:1/", status: 200}
 `, server.URL)
 	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
@@ -390,10 +391,18 @@ func TestGossHTTPByWget(t *testing.T) {
 func TestGossPasswordsAreHidden(t *testing.T) {
 	need(t, "curl")
 	const secret = "hush-hush-hush"
-	server := gossServer(t)
+	looked := make(chan struct{}) // at its command line: until then there is no answer, and then there is none
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-looked:
+		case <-r.Context().Done():
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "goss.yaml")
-	src := fmt.Sprintf("http: {%s/slow: {status: 200, username: jim, password: {{ .Vars.pw }}, timeout: 1500}}\n", server.URL)
+	src := fmt.Sprintf("http: {%s/: {status: 200, username: jim, password: {{ .Vars.pw }}, timeout: 60000}}\n", server.URL)
 	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +415,7 @@ func TestGossPasswordsAreHidden(t *testing.T) {
 		report, _ := spec.Run(t.Context(), &local{}, RunOptions{})
 		done <- report
 	}()
-	curls := 0
+	curls, over := 0, false
 	for {
 		select {
 		case report := <-done:
@@ -428,6 +437,10 @@ func TestGossPasswordsAreHidden(t *testing.T) {
 			if strings.HasPrefix(string(b), "curl\x00-q") {
 				curls++
 			}
+		}
+		if curls > 0 && !over {
+			over = true
+			close(looked)
 		}
 	}
 }

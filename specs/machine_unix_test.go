@@ -52,7 +52,7 @@ func (l *local) Run(ctx context.Context, c machine.Command) error {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: l.root}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 5 * time.Second // in which a busy host reads what is there
 	cmd.Env = os.Environ()
 	if l.shell != "" {
 		cmd.Env = append(cmd.Env, "PATH="+l.shell+":"+os.Getenv("PATH"))
@@ -60,7 +60,11 @@ func (l *local) Run(ctx context.Context, c machine.Command) error {
 	if l.root != "" {
 		cmd.Path, cmd.Err, cmd.Dir, cmd.Env = "/bin/sh", nil, "/", []string{"PATH=/bin"}
 	}
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil { // what it has left in the background is ended too
+		defer context.AfterFunc(ctx, func() { _ = cmd.Cancel() })()
+		err = cmd.Wait()
+	}
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
@@ -107,7 +111,9 @@ func compile(t testing.TB, src string) *Spec {
 // run runs a spec that has to be answered in full.
 func run(t testing.TB, m machine.Machine, src string) *Report {
 	t.Helper()
-	r, err := compile(t, src).Run(t.Context(), m, RunOptions{})
+	s := compile(t, src)
+	patient(s)
+	r, err := s.Run(t.Context(), m, RunOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -195,7 +195,7 @@ group "no-such-group" {
 
 func TestCommands(t *testing.T) {
 	const src = `
-timeout = "5s"
+timeout = "1m"
 command "echo out; echo err >&2; exit 7" {
 	its "stdout" { eq = "out" } # pass
 	its "stdout" { include = "err" } # fail: "out\n"
@@ -239,7 +239,7 @@ command "echo before\necho after" {
 command "cat /proc/$PPID/cmdline /proc/*/cmdline | tr '\\0' '\\n'" {
 	its "exit_status" { be_in = [0, 1] } # pass
 }
-command "sleep 20 & echo started" {
+command "sleep 120 & echo started" {
 	its "stdout" { eq = "started" } # pass
 }
 command "echo last" {
@@ -251,7 +251,7 @@ command "echo last" {
 			t.Parallel()
 			start := time.Now()
 			expect(t, src, run(t, m, src))
-			if d := time.Since(start); d > 15*time.Second {
+			if d := time.Since(start); d > 100*time.Second {
 				t.Errorf("a child in the background held the run up for %s", d)
 			}
 		})
@@ -384,6 +384,7 @@ func TestProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+		asleep(t, c.Process.Pid)
 	}
 	sleep := filepath.Join(t.TempDir(), "ingot-spec-test-long-name")
 	data, err := os.ReadFile(need(t, "sleep"))
@@ -425,6 +426,23 @@ process "ingot-spec" {
 `
 	for name, m := range shells(t) {
 		t.Run(name, func(t *testing.T) { expect(t, src, run(t, m, src)) })
+	}
+}
+
+// asleep waits until a program that has been started has come to its sleep.
+func asleep(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(stat), ") S ") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it does not sleep: %s", stat)
+		}
 	}
 }
 
@@ -876,7 +894,7 @@ func TestOneHungFileCostsNoOther(t *testing.T) {
 	if err := syscall.Mkfifo(hung, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src := fmt.Sprintf("timeout = \"1s\"\nfile %q {\n its \"content\" { eq = \"a\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"\" } # error: did not end within 1s\n}\n"+
+	src := fmt.Sprintf("timeout = \"3s\"\nfile %q {\n its \"content\" { eq = \"a\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"\" } # error: did not end within 3s\n}\n"+
 		"file %q {\n its \"content\" { eq = \"b\" } # pass\n}\nfile %q {\n its \"content\" { eq = \"b\" } # fail: c\n}\n", put("a"), hung, put("b"), put("c"))
 	for name, m := range shells(t) {
 		for _, proc := range []string{"with /proc", "without"} {

@@ -75,7 +75,9 @@ if [ "$_p" = $$ ]; then
 ` + proc.EndFunctions + `
 		while read -r lead; do
 			s=" "
+			trap "" TERM # the script may come to its end meanwhile, and what is stopped would stay so
 			look "$lead" && [ "$parent" = $$ ] && end KILL 40
+			trap - TERM
 		done
 	} <&3 3<&- >/dev/null 2>&1 &
 	_w=$!

@@ -26,6 +26,7 @@ func EndScript(lead int, signals ...string) string {
 // /proc has them, and fails if there is no such process.
 //
 // s lists the processes of the tree as " pid-start ": a pid alone may be another's by then.
+// The lead is the last of them: who waits for it goes on when the others have their signal.
 var EndFunctions = strings.TrimLeft(`
 s=" "
 look() {
@@ -50,7 +51,8 @@ gather() {
 			*" $lead "*) ;;
 			*) case $s in *" $parent-"*) ;; *) continue ;; esac ;;
 			esac
-			s="$s$p-$start " more=1
+			if [ "$p" = "$lead" ]; then s="$s$p-$start "; else s=" $p-$start$s"; fi
+			more=1
 			send STOP $p
 		done
 	done

@@ -69,7 +69,7 @@ func newWorld(t *testing.T, o ec2.Options) *world {
 		t.Setenv(name, value)
 	}
 	w := &world{Cloud: c, t: t, dir: t.TempDir()}
-	w.env = amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, AnswerTimeout: 2 * time.Second, Speed: 100}))
+	w.env = amazon.NewEnv(awscloud.NewShared(awscloud.Options{Guard: awscloud.LoopbackOnly, Speed: 100}))
 	w.env.Settle = 100 * time.Millisecond
 	if w.session, err = w.env.Shared.Connect(t.Context(), &awscloud.Access{Region: region, MaxRetries: 1}); err != nil {
 		t.Fatal(err)

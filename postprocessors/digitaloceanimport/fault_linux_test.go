@@ -34,7 +34,6 @@ image_regions       = ["nyc3", "fra1"]
 http_retry_wait_min = 0.01
 http_retry_wait_max = 0.05
 http_retry_max      = 2
-http_timeout        = "1500ms"
 space_object_name   = "disk"
 `
 

@@ -136,11 +136,11 @@ func TestNever(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	const waits = "for p in /proc/[0-9]*/cmdline; do if tr '\\0' ' ' <$p | grep '[c]loud-init status --wait *$'; then exit 0; fi; done; exit 1"
 	go func() {
-		for !strings.Contains(l.text(), "waiting for cloud-init") {
-			time.Sleep(10 * time.Millisecond)
+		for ctx.Err() == nil && l.Machine.Run(ctx, machine.Command{Line: waits}) != nil {
+			time.Sleep(50 * time.Millisecond)
 		}
-		time.Sleep(500 * time.Millisecond)
 		cancel()
 	}()
 	if err := l.provision(ctx, nil); err != context.Canceled {

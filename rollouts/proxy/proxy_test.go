@@ -125,9 +125,9 @@ func client(t *testing.T) *http.Client {
 // eventually waits for what follows from what has happened, without being told.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not so after 10s: %s", what)
+			t.Fatalf("not so after a minute: %s", what)
 		}
 	}
 }
@@ -445,12 +445,13 @@ func TestRemoveDropsIdleConnections(t *testing.T) {
 	m.SetHealthy(true)
 	_, url := front(t, f, nil)
 	c := client(t)
-	for range 5 {
+	// Not each one is kept: net/http gives it up where its own writer is late.
+	asked := int64(0)
+	eventually(t, "a connection serves again", func() bool {
 		do(t, c, "GET", url, "")
-	}
-	if n := s.dials.Load(); n != 1 {
-		t.Errorf("%d connections for 5 requests in a row, want 1", n)
-	}
+		asked++
+		return s.dials.Load() < asked
+	})
 	f.Remove(m)
 	eventually(t, "no connection left", func() bool {
 		n := 0
@@ -460,6 +461,20 @@ func TestRemoveDropsIdleConnections(t *testing.T) {
 	if f.Healthy() != 0 {
 		t.Error("a removed member counts as healthy")
 	}
+}
+
+// watched is a client's connection that tells when the other side ends it.
+type watched struct {
+	net.Conn
+	cut *atomic.Int64
+}
+
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		w.cut.Add(1)
+	}
+	return n, err
 }
 
 // TestSwitchUnderLoad flips between two fleets while clients hammer, with
@@ -484,14 +499,15 @@ func TestSwitchUnderLoad(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var wg sync.WaitGroup
-	var total, failed, dials atomic.Int64
+	var total, failed, cut atomic.Int64
 	const kept = 4
 	for i := range kept + 2 {
 		tr := &http.Transport{DisableKeepAlives: i >= kept, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if i < kept {
-				dials.Add(1)
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if i < kept && err == nil {
+				c = watched{c, &cut}
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, addr)
+			return c, err
 		}}
 		wg.Go(func() {
 			defer tr.CloseIdleConnections()
@@ -507,6 +523,9 @@ func TestSwitchUnderLoad(t *testing.T) {
 					failed.Add(1)
 					t.Error(err)
 					return
+				}
+				if i < kept && resp.Close {
+					cut.Add(1)
 				}
 				b, err := io.ReadAll(resp.Body)
 				resp.Body.Close()
@@ -533,8 +552,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 	if failed.Load() != 0 || strays.Load() != 0 {
 		t.Errorf("%d of %d requests failed, %d came to a drained fleet", failed.Load(), total.Load(), strays.Load())
 	}
-	if n := dials.Load(); n != kept {
-		t.Errorf("clients that keep their connection opened %d, want %d", n, kept)
+	if n := cut.Load(); n > 0 {
+		t.Errorf("%d connections that clients keep were ended", n)
 	}
 }
 
