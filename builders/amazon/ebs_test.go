@@ -233,6 +233,7 @@ func TestBake(t *testing.T) {
 		}
 	}
 	x.do(t, "sudo mkdir -p /opt && echo hello | sudo tee /opt/file")
+	x.do(t, "cloud-init status --wait") // scripts of the user data run on when one can log in
 	key, host := strings.Fields(x.b.run.key.public)[1], hostKeyMark(x.b.run.main.hostKey)
 	// The group lets this host in at one port, and out whoever wants: as EC2 makes it.
 	groups, err := c.session.EC2("").DescribeSecurityGroups(t.Context(), &ec2api.DescribeSecurityGroupsInput{GroupIds: x.b.run.groups})
