@@ -751,7 +751,11 @@ func TestShutDownFromWithin(t *testing.T) {
 		x := c.bake(t, fmt.Sprintf("within%d", n), tc.body)
 		x.boot(t.Context(), t)
 		host, key := x.b.run.main.hostKey, strings.Fields(x.b.run.key.public)[1]
-		x.do(t, "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'")
+		// It may be gone before it has answered.
+		err := x.machine.Run(t.Context(), machine.Command{Line: "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'"})
+		if exit, answered := errors.AsType[*machine.ExitError](err); answered && exit.Status != machine.DisconnectStatus {
+			t.Fatal(err)
+		}
 		if fails != "" { // it has ended when it is to be stopped
 			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated, time.Time{}); err != nil {
 				t.Fatal(err)
