@@ -345,6 +345,8 @@ func waitFor(t testing.TB, cond func() bool) {
 	}
 }
 
+// interfaceNames are those of this host's network interfaces, without what
+// Docker makes and removes for the containers of other tests.
 func interfaceNames(t testing.TB) string {
 	t.Helper()
 	is, err := net.Interfaces()
@@ -353,7 +355,9 @@ func interfaceNames(t testing.TB) string {
 	}
 	var names []string
 	for _, i := range is {
-		names = append(names, i.Name)
+		if !strings.HasPrefix(i.Name, "veth") && !strings.HasPrefix(i.Name, "br-") && !strings.HasPrefix(i.Name, "docker") {
+			names = append(names, i.Name)
+		}
 	}
 	return strings.Join(names, " ")
 }
