@@ -61,6 +61,10 @@ rollout "web" {
   listen   = "`+address+`"
   port     = 8080
   soak     = "0s"
+  health {
+    timeout  = "30s"
+    deadline = "2m"
+  }
 }
 `, 0o600)
 	t.Cleanup(func() { _, _ = w.run("rollout", "stop", "web") }) // fails where the test has stopped it
