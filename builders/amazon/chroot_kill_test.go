@@ -119,6 +119,6 @@ func killed(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := `mkdir -p /mnt; mount -t tmpfs none /mnt; (trap '' TERM HUP; cd /mnt; while :; do sleep 1; done) >/dev/null 2>&1 & echo the daemon is up; exec sleep 1000`
+	line := `mkdir -p /mnt; mount -t tmpfs none /mnt; (trap '' TERM HUP; cd /mnt; echo the daemon is up; while :; do sleep 1; done >/dev/null 2>&1) & exec sleep 1000`
 	t.Fatal(m.Run(t.Context(), machine.Command{Line: line, Stdout: os.Stdout}))
 }

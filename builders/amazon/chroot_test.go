@@ -261,7 +261,7 @@ post_mount_commands  = ["echo after > {{ .MountPath }}/after", "test -b {{ .Devi
 			if got := k.sh("cat /etc/resolv.conf"); got != strings.TrimSpace(string(host)) {
 				t.Errorf("resolv.conf in the tree: %q", got)
 			}
-			k.sh("(trap '' TERM; while :; do sleep 1; done) >/dev/null 2>&1 & cd /tmp") // a daemon does not hold it up
+			k.sh("(trap '' TERM; >/tmp/up; while :; do sleep 1; done) >/dev/null 2>&1 & until [ -e /tmp/up ]; do :; done; rm /tmp/up") // a daemon does not hold it up
 			if v := k.run.Values; v["ID"] == "" || v["Device"] == "" || v["MountPath"] == "" || v["SourceAMIName"] != "small-1.0" {
 				t.Errorf("build values %v", v)
 			}

@@ -233,6 +233,7 @@ func TestBake(t *testing.T) {
 		}
 	}
 	x.do(t, "sudo mkdir -p /opt && echo hello | sudo tee /opt/file")
+	x.do(t, "cloud-init status --wait") // scripts of the user data run on when one can log in
 	key, host := strings.Fields(x.b.run.key.public)[1], hostKeyMark(x.b.run.main.hostKey)
 	// The group lets this host in at one port, and out whoever wants: as EC2 makes it.
 	groups, err := c.session.EC2("").DescribeSecurityGroups(t.Context(), &ec2api.DescribeSecurityGroupsInput{GroupIds: x.b.run.groups})
@@ -750,7 +751,11 @@ func TestShutDownFromWithin(t *testing.T) {
 		x := c.bake(t, fmt.Sprintf("within%d", n), tc.body)
 		x.boot(t.Context(), t)
 		host, key := x.b.run.main.hostKey, strings.Fields(x.b.run.key.public)[1]
-		x.do(t, "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'")
+		// It may be gone before it has answered.
+		err := x.machine.Run(t.Context(), machine.Command{Line: "sudo sh -c 'echo hello >/within; (sleep 1; shutdown -h now) >/dev/null 2>&1 </dev/null &'"})
+		if exit, answered := errors.AsType[*machine.ExitError](err); answered && exit.Status != machine.DisconnectStatus {
+			t.Fatal(err)
+		}
 		if fails != "" { // it has ended when it is to be stopped
 			if _, err := c.session.WaitInstance(t.Context(), "", x.b.run.main.id, types.InstanceStateNameTerminated, time.Time{}); err != nil {
 				t.Fatal(err)
@@ -816,9 +821,16 @@ func TestEveryFaultOfBoot(t *testing.T) {
 			c.Plan().Reset()
 			c.Plan().Decide(decide)
 			// A call that never comes through is given up by who waits for the bake.
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			patience := 5 * time.Second
+			if decide == nil {
+				patience = time.Minute
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			_, err := x.b.Boot(ctx, x.run)
 			cancel()
+			if decide == nil && err != nil {
+				t.Fatalf("a bake without a fault: %v", err)
+			}
 			c.Plan().Decide(nil)
 			calls := c.Plan().Calls()
 			if err != nil {

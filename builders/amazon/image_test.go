@@ -639,7 +639,7 @@ func TestQuotaOfCopiesIsWaitedFor(t *testing.T) {
 
 // A wait that is over leaves an image that another process finishes.
 func TestWaitIsOver(t *testing.T) {
-	c := newCloud(t, ec2.Options{Durations: ec2.Durations{Copy: 4 * time.Second}})
+	c := newCloud(t, ec2.Options{})
 	c.access.AWSPolling = &awscloud.Polling{DelaySeconds: 1, MaxAttempts: 2}
 	impatient, err := c.env.Shared.Connect(t.Context(), &c.access)
 	if err != nil {
@@ -648,10 +648,12 @@ func TestWaitIsOver(t *testing.T) {
 	m := &memory{bake: "b1"}
 	order := c.order("b1", "ami_name = \"web-1\"\nami_regions = [\"us-west-2\"]", false)
 	order.Session = impatient
+	c.SetDurations(ec2.Durations{Copy: time.Hour})
 	_, err = MakeImage(t.Context(), newRun(t, "b1", m), order)
 	if !errors.Is(err, builders.ErrUnfinished) || !strings.Contains(err.Error(), "us-west-2") || !strings.Contains(err.Error(), "max_attempts") {
 		t.Fatalf("the error is %v", err)
 	}
+	c.Finish()
 	a, err := ResumeImage(t.Context(), c.env, newRun(t, "b1", m), m.Open())
 	if err != nil || len(a.Places) != 2 {
 		t.Fatalf("resumed: %+v, %v", a, err)

@@ -182,18 +182,24 @@ func (r *running) clean(ctx context.Context, in *instance) error {
 	if err == nil && !strings.Contains(out.String(), "CLEANED") {
 		err = errors.New("the machine did not say that it is done")
 	}
+	// Where it was to be shut down by a provisioner, a machine that does not answer is on its way.
+	leaves := func(err error) bool {
+		var exit *machine.ExitError
+		return r.o.DisableStopInstance && (!errors.As(err, &exit) || exit.Status == machine.DisconnectStatus) &&
+			(ctx.Err() == nil || errors.Is(context.Cause(ctx), errDown))
+	}
 	var exit *machine.ExitError
+	if err != nil && mark == "" && !leaves(err) && errors.As(err, &exit) && exit.Status != 3 {
+		// Without root, what the user itself can do.
+		if err = communicator.ClearAuthorizedKeys(ctx, in.conn, r.key.public); err != nil && !leaves(err) {
+			return fmt.Errorf("take the temporary key out of the machine: %w", err)
+		}
+	}
 	switch {
 	case err == nil:
-	case r.o.DisableStopInstance && !errors.As(err, &exit) && (ctx.Err() == nil || errors.Is(context.Cause(ctx), errDown)):
-		// It was to be shut down by a provisioner, and is on its way.
+	case leaves(err):
 		r.run.Events.Warn(fmt.Sprintf("The temporary key could not be taken out of the machine, which is shut down already: %v. Let the provisioner \"seal\" do it.", err))
 		return nil
-	case mark == "" && errors.As(err, &exit) && exit.Status != 3:
-		// Without root, what the user itself can do.
-		if e := communicator.ClearAuthorizedKeys(ctx, in.conn, r.key.public); e != nil {
-			return fmt.Errorf("take the temporary key out of the machine: %w", e)
-		}
 	default:
 		return fmt.Errorf("take the keys of this bake out of the machine, so that they are not in the AMI: %w: %s (it needs root, or sudo without a password)", err, strings.TrimSpace(said.String()))
 	}

@@ -281,7 +281,7 @@ func (d *mortal) Created(ctx context.Context, l builders.Lease, id string) error
 // A wait for a snapshot that is over is no failure: it is gone on with.
 func TestVolumeUnfinished(t *testing.T) {
 	sandboxtest.Need(t)
-	c := newCloud(t, ec2.Options{Durations: ec2.Durations{Snapshot: time.Minute}, Speed: 10})
+	c := newCloud(t, ec2.Options{Durations: ec2.Durations{Snapshot: time.Hour}})
 	body := strings.Replace(volumeBody, "ssh_username = \"admin\"", "communicator = \"none\"", 1)
 	short := NewVolume(c.env)
 	j := c.job(t, volumeName, "unfinished", short, body+"aws_polling {\ndelay_seconds = 1\nmax_attempts = 2\n}\n")
@@ -298,6 +298,8 @@ func TestVolumeUnfinished(t *testing.T) {
 			_ = j.leases.Released(t.Context(), l) // the memory's own
 		}
 	}
+	c.SetDurations(ec2.Durations{})
+	c.Finish()
 	open := j.leases.Open()
 	a, err := NewVolume(c.env).Resume(t.Context(), j.run, open)
 	for errors.Is(err, builders.ErrUnfinished) {

@@ -351,6 +351,10 @@ func TestNoKeyStays(t *testing.T) {
 		}
 		return out.String()
 	}
+	// The script runs on when the machine can be logged in to.
+	if err := k.machine.Run(t.Context(), machine.Command{Line: "cloud-init status --wait"}); err != nil {
+		t.Fatal(err)
+	}
 	const dirs = "/etc /root /home /var/lib/cloud /var/log /tmp /var/tmp /srv"
 	before := look(k.machine, dirs)
 	if !strings.Contains(before, "/etc/ssh/ssh_host_ed25519_key\n") || !strings.Contains(before, "/root/.ssh/authorized_keys\n") {

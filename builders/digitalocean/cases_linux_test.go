@@ -117,10 +117,9 @@ func TestTransfers(t *testing.T) {
 // TestSnapshotTimeout: the snapshot takes longer than is waited for. The droplet
 // stays until another process finishes the image.
 func TestSnapshotTimeout(t *testing.T) {
-	d := durations()
-	d.Snapshot = 2 * time.Second
-	c := cloud(t, digitalocean.Options{Durations: d})
+	c := cloud(t, digitalocean.Options{Durations: durations()})
 	t.Setenv("DIGITALOCEAN_TOKEN", c.Token())
+	release := c.HoldActions(func(a digitalocean.Action) bool { return a.Type == "snapshot" })
 	k := begin(t, c, tempo(), source(c, "snapshot_timeout = \"200ms\"\nsnapshot_regions = [\"fra1\"]\nsnapshot_tags = [\"web\"]"))
 	_, err := k.image(t.Context(), "echo x >/srv/x")
 	if !errors.Is(err, builders.ErrUnfinished) || !strings.Contains(err.Error(), "snapshot_timeout") {
@@ -130,8 +129,12 @@ func TestSnapshotTimeout(t *testing.T) {
 	if found := left(c); len(found) != 1 || !strings.HasPrefix(found[0], "droplet") {
 		t.Fatalf("left: %v; want the droplet whose snapshot is taken, and nothing else", found)
 	}
+	if _, err := k.resume(quick); !errors.Is(err, builders.ErrUnfinished) {
+		t.Errorf("resumed while the snapshot is taken: %v", err)
+	}
+	release()
 	var a *builders.Artifact
-	for range 20 { // it gives up as soon as Snapshot has
+	for start := time.Now(); time.Since(start) < time.Minute; { // it gives up as soon as Snapshot has
 		if a, err = k.resume(quick); !errors.Is(err, builders.ErrUnfinished) {
 			break
 		}
@@ -155,10 +158,9 @@ func TestSnapshotTimeout(t *testing.T) {
 
 // TestLost: the droplet was destroyed by someone while its snapshot was not there yet.
 func TestLost(t *testing.T) {
-	d := durations()
-	d.Snapshot = 500 * time.Millisecond
-	c := cloud(t, digitalocean.Options{Durations: d})
+	c := cloud(t, digitalocean.Options{Durations: durations()})
 	t.Setenv("DIGITALOCEAN_TOKEN", c.Token())
+	release := c.HoldActions(func(a digitalocean.Action) bool { return a.Type == "snapshot" })
 	c.FailActions(func(a digitalocean.Action) bool { return a.Type == "snapshot" })
 	k := begin(t, c, tempo(), source(c, `snapshot_timeout = "100ms"`))
 	_, err := k.image(t.Context(), "true")
@@ -166,6 +168,7 @@ func TestLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.end(err)
+	release()
 	s, err := tempo().Connect(&k.b.o.Access)
 	if err != nil {
 		t.Fatal(err)
@@ -664,7 +667,7 @@ func TestWays(t *testing.T) {
 			}
 		}},
 		"multipart user data": {`user_data = "Content-Type: multipart/mixed; boundary=\"b\"\nMIME-Version: 1.0\n\n--b\nContent-Type: text/x-shellscript\n\n#!/bin/sh\necho x >/srv/m\n--b--\n"`, func(t *testing.T, k *bake) {
-			if err := k.machine.Run(t.Context(), machine.Command{Line: "for i in $(seq 200); do test -s /srv/m && exit; sleep 0.05; done; exit 1"}); err != nil {
+			if err := k.machine.Run(t.Context(), machine.Command{Line: "cloud-init status --wait; test -s /srv/m"}); err != nil {
 				t.Errorf("the script of the user data: %v", err)
 			}
 		}},

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -30,6 +29,7 @@ import (
 	boxbuilder "github.com/ingotbuild/ingot/builders/sandbox"
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/imagefs"
+	"github.com/ingotbuild/ingot/internal/sshtest"
 	"github.com/ingotbuild/ingot/registry"
 )
 
@@ -552,10 +552,7 @@ func keepBases(t *testing.T, w *world) {
 // serve boots a disk and returns what its web server answers.
 func serve(t *testing.T, disk string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	do(t, err)
-	addr := l.Addr().String()
-	do(t, l.Close())
+	addr := fmt.Sprintf("127.0.0.1:%d", sshtest.FreePort(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	var console strings.Builder
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-m", "1g", "-nographic", "-no-reboot", "-snapshot",

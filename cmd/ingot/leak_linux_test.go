@@ -169,7 +169,7 @@ func (w *world) leftovers(ids []string) []string {
 func (w *world) clean(what string, ids []string) {
 	w.t.Helper()
 	// What was killed goes when the kernel gets to it.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		left := w.leftovers(ids)
 		if len(left) == 0 {
@@ -225,7 +225,7 @@ build {
     }
     process "sleep" {
       be_running = true
-      retry { within = "5s" }
+      retry { within = "1m" }
     }
     command "booted" {
       name    = var.booted
@@ -338,13 +338,15 @@ func TestNothingIsLeft(t *testing.T) {
 
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited 30 s in vain")
+			t.Fatal("waited a minute in vain")
 		}
 	}
 }
 
+// interfaceNames are those of this host's network interfaces, without what
+// Docker makes and removes for the containers of other tests.
 func interfaceNames(t testing.TB) string {
 	t.Helper()
 	is, err := net.Interfaces()
@@ -353,7 +355,9 @@ func interfaceNames(t testing.TB) string {
 	}
 	var names []string
 	for _, i := range is {
-		names = append(names, i.Name)
+		if !strings.HasPrefix(i.Name, "veth") && !strings.HasPrefix(i.Name, "br-") && !strings.HasPrefix(i.Name, "docker") {
+			names = append(names, i.Name)
+		}
 	}
 	return strings.Join(names, " ")
 }
@@ -442,7 +446,7 @@ func TestKillAnywhere(t *testing.T) {
 
 // settle waits for what the kernel still has to take away.
 func settle(w *world, ids []string) (left []string) {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if left = w.leftovers(ids); len(left) == 0 {
 			return nil
 		}

@@ -41,6 +41,8 @@ rollout "web" {
   soak = "500ms"
   health {
     contains = "version"
+    timeout  = "30s" # the load takes all of a small machine
+    deadline = "2m"
   }
 }
 `

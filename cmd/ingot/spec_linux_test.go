@@ -96,7 +96,7 @@ func TestSpecBySSH(t *testing.T) {
 }`)
 	check := func(want int, says []string, args ...string) {
 		t.Helper()
-		args = append([]string{"spec", "check", "-i", key, "-connect-timeout", "2s"}, args...)
+		args = append([]string{"spec", "check", "-i", key, "-connect-timeout", "1m"}, args...)
 		if code, out := ingot(t, dir, args...); code != want {
 			t.Errorf("%v: exit %d, want %d:\n%s", args, code, want, out)
 		} else {
@@ -117,9 +117,9 @@ func TestSpecBySSH(t *testing.T) {
 	check(3, []string{"is not known", "known_hosts file"}, "-target", address[good], "-known-hosts", "/dev/null", "up.ingot.hcl")
 	check(3, []string{"ERROR"}, "-target", address[noShell], "-known-hosts", "known", "up.ingot.hcl")
 	check(3, []string{"ERROR"}, "-target", address[chatty], "-known-hosts", "known", "up.ingot.hcl")
-	check(3, []string{"ERROR", "up: 0 passed, 0 failed, 1 error"}, "-target", address[dies], "-known-hosts", "known", "dies.ingot.hcl", "up.ingot.hcl")
+	check(3, []string{"ERROR", "up: 0 passed, 0 failed, 1 error"}, "-target", address[dies], "-connect-timeout", "10s", "-known-hosts", "known", "dies.ingot.hcl", "up.ingot.hcl")
 	thaw := other.Freeze()
-	check(3, []string{"-timeout", "up: 1 passed"}, append(both, "-known-hosts", "known", "-timeout", "3s", "-connect-timeout", "30s", "up.ingot.hcl")...)
+	check(3, []string{"-timeout", "up: 1 passed"}, append(both, "-known-hosts", "known", "-timeout", "10s", "up.ingot.hcl")...)
 	thaw()
 }
 
@@ -249,7 +249,7 @@ func testHealth(t *testing.T, src string, targets ...string) *health {
 	if err != nil {
 		t.Fatalf("%v: %s", err, &said)
 	}
-	h := &health{set: set, timeout: 10 * time.Second, parallel: 2, cache: time.Hour, format: "text", life: t.Context(), slots: make(chan struct{}, maxRequests), events: event.Scope{}}
+	h := &health{set: set, timeout: time.Minute, parallel: 2, cache: time.Hour, format: "text", life: t.Context(), slots: make(chan struct{}, maxRequests), events: event.Scope{}}
 	h.way.connectTimeout = 300 * time.Millisecond
 	for _, name := range targets {
 		h.targets = append(h.targets, &kept{name: name})

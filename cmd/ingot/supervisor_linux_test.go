@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -13,19 +12,9 @@ import (
 
 	"github.com/ingotbuild/ingot/internal/proc"
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
+	"github.com/ingotbuild/ingot/internal/sshtest"
 	"github.com/ingotbuild/ingot/registry"
 )
-
-// freePort is a port of this host that nobody listens on.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 // supervisor is the process that owns the machines of a service, and how many it has.
 func (w *world) supervisor() (owner proc.Owner, machines int) {
@@ -52,7 +41,7 @@ func (w *world) supervisor() (owner proc.Owner, machines int) {
 // had. Started again, the service is as it was.
 func TestSupervisorIsKilled(t *testing.T) {
 	sandboxtest.Need(t)
-	tree, address := sandboxtest.Busybox(t), fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	tree, address := sandboxtest.Busybox(t), fmt.Sprintf("127.0.0.1:%d", sshtest.FreePort(t))
 	w := newWorld(t, `
 source "sandbox" "web" {
   base = "`+tree+`"
@@ -72,6 +61,10 @@ rollout "web" {
   listen   = "`+address+`"
   port     = 8080
   soak     = "0s"
+  health {
+    timeout  = "30s"
+    deadline = "2m"
+  }
 }
 `, 0o600)
 	t.Cleanup(func() { _, _ = w.run("rollout", "stop", "web") }) // fails where the test has stopped it

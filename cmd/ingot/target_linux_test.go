@@ -26,7 +26,7 @@ import (
 func openAndRun(t *testing.T, ctx context.Context, spec string, o targetOptions, line string) (string, error) {
 	t.Helper()
 	if o.connectTimeout == 0 {
-		o.connectTimeout = 5 * time.Second
+		o.connectTimeout = time.Minute
 	}
 	m, giveBack, err := openTarget(ctx, spec, o, event.Scope{})
 	if err != nil {
@@ -99,7 +99,7 @@ func TestOpenSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	try("nobody there", "ssh://"+closed.Addr().String(), targetOptions{key: s.KeyFile, connectTimeout: time.Millisecond}, "refused")
+	try("nobody there", "ssh://"+closed.Addr().String(), targetOptions{key: s.KeyFile, connectTimeout: time.Second}, "refused")
 }
 
 func TestOpenImage(t *testing.T) {

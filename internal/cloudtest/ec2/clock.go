@@ -54,6 +54,15 @@ func (l timeline) at(now time.Time) string {
 // end is when the last state begins.
 func (l timeline) end() time.Time { return l[len(l)-1].at }
 
+// finish lets states that have not begun yet begin now.
+func (l timeline) finish(now time.Time) {
+	for i := range l {
+		if l[i].at.After(now) {
+			l[i].at = now
+		}
+	}
+}
+
 func (c *Cloud) now() time.Time { return time.Now() }
 
 // real is how long a duration of the cloud is on this machine's clock.
