@@ -149,7 +149,7 @@ func TestClose(t *testing.T) {
 	needLoop(t)
 	h := newHost(t)
 	dir := h.dir
-	mounts, kids := readFile(t, "/proc/self/mountinfo"), children(t, os.Getpid())
+	kids := children(t, os.Getpid())
 	tree := h.TreeContent(sandboxtest.Busybox(t))
 	m := boot(t, h, Config{ID: "i-1", Root: volume(t, h, tree, 64<<20), Disks: map[string]*Volume{"/dev/xvdf": volume(t, h, nil, 16<<20)}, NoSSH: true})
 	a := serve(t, h, m, nil, 8080)
@@ -164,8 +164,9 @@ func TestClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the devices are gone", func() bool { return len(devices(t, dir)) == 0 })
-	if now := readFile(t, "/proc/self/mountinfo"); now != mounts {
-		t.Errorf("mounts were\n%s\nand are\n%s", mounts, now)
+	// Other tests and programs of this host mount and unmount, too.
+	if mounts := readFile(t, "/proc/self/mountinfo"); strings.Contains(mounts, dir) {
+		t.Errorf("a mount is left:\n%s", mounts)
 	}
 	if now := children(t, os.Getpid()); len(now) != len(kids) {
 		t.Errorf("processes were %v and are %v", kids, now)
