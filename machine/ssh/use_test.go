@@ -127,16 +127,17 @@ func TestSessionCap(t *testing.T) {
 
 func TestTerminal(t *testing.T) {
 	m := dial(t, Config{Hops: []Hop{hop(t, sshtest.Start(t, sshtest.Options{}))}, PTY: true})
-	got := run(t, m, machine.Command{Line: "test -t 1 && tty >/dev/tty; cat; echo $A; stty size </dev/tty", Stdin: strings.NewReader("in\n"), Env: map[string]string{"A": "b"}})
+	mark := "of" + strconv.FormatUint(rand.Uint64(), 36) // in /tmp there are others' files, too
+	got := run(t, m, machine.Command{Line: "test -t 1 && tty >/dev/tty; cat; echo $A; stty size </dev/tty #" + mark, Stdin: strings.NewReader("in\n"), Env: map[string]string{"A": "b"}})
 	if !strings.HasPrefix(got, "/dev/pts/") && !strings.HasPrefix(got, "not a tty") || !strings.HasSuffix(got, "\nin\nb\n40 80\n") {
 		t.Errorf("got %q", got)
 	}
-	exit, ok := errors.AsType[*machine.ExitError](m.Run(t.Context(), machine.Command{Line: "exit 7"}))
+	exit, ok := errors.AsType[*machine.ExitError](m.Run(t.Context(), machine.Command{Line: "exit 7 #" + mark}))
 	if !ok || exit.Status != 7 {
 		t.Errorf("exit 7: %v", exit)
 	}
-	if left := run(t, m, machine.Command{Line: "ls -a /tmp | grep -c '^.ingot-[A-Z2-7]*$' || true"}); strings.TrimSpace(left) != "0" {
-		t.Errorf("%s files are left", left)
+	if left := run(t, m, machine.Command{Line: "grep -ls " + mark + " /tmp/.ingot-* || true"}); left != "" {
+		t.Errorf("files are left: %s", left)
 	}
 }
 
