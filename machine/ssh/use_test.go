@@ -436,7 +436,7 @@ func TestSlowLink(t *testing.T) {
 	r := sshtest.NewRelay(t, s.Address(), 100*time.Millisecond, 512<<10)
 	h := hop(t, s)
 	h.Port = r.Port
-	m := dial(t, Config{Hops: []Hop{h}, KeepAlive: 50 * time.Millisecond, ReadWriteTimeout: 5 * time.Second})
+	m := dial(t, Config{Hops: []Hop{h}, KeepAlive: 50 * time.Millisecond, ReadWriteTimeout: 30 * time.Second})
 	data := bytes.Repeat([]byte("0123456789abcdef"), 32<<10)
 	if err := m.Put(t.Context(), s.Home, machine.BytesTree("f", data, 0o600)); err != nil {
 		t.Fatal(err)
@@ -499,7 +499,7 @@ func TestFiftyMachines(t *testing.T) {
 		wg.Go(one)
 	}
 	wg.Wait()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for (runtime.NumGoroutine() > goroutines || openFiles(t) > files) && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond)
 	}
