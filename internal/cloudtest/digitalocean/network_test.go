@@ -159,7 +159,8 @@ func TestPoweroffFromInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, address := up(t, g, d.ID)
-	shell(t, address, private, "echo kept >/root/kept; nohup sh -c 'sleep 0.2; poweroff' >/dev/null 2>&1 &")
+	// Not before the connection, whose process is the shell's parent, has ended.
+	shell(t, address, private, "echo kept >/root/kept; nohup sh -c \"while kill -0 $PPID; do sleep 0.05; done; poweroff\" >/dev/null 2>&1 &")
 	until(t, "the droplet is off", func() bool {
 		d, _, err := g.Droplets.Get(t.Context(), d.ID)
 		return err == nil && d.Status == "off"
