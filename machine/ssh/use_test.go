@@ -353,7 +353,13 @@ func TestAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = agent.Process.Kill(); _ = agent.Wait() }()
-	sshtest.Wait(t, "the agent listens", func() bool { _, err := os.Stat(socket); return err == nil })
+	sshtest.Wait(t, "the agent listens", func() bool { // which is later than that its socket is there
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	add := exec.Command("ssh-add", "-q", s.KeyFile)
 	add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+socket)
 	if out, err := add.CombinedOutput(); err != nil {
