@@ -96,7 +96,7 @@ func Start(t testing.TB, o Options) *Server {
 	config := o.Config + "\n"
 	config += "Port " + strconv.Itoa(s.Port) + "\nListenAddress 127.0.0.1\nPidFile none\nStrictModes no\nUseDNS no\nPermitRootLogin yes\n"
 	config += "HostKey " + s.Dir + "/host_key\nAuthorizedKeysFile " + s.Dir + "/authorized_keys\n"
-	config += "MaxStartups 200:30:300\nLoginGraceTime 30\n"
+	config += "MaxStartups 200:30:300\nLoginGraceTime 120\n"
 	if !o.Interactive {
 		config += "UsePAM no\nKbdInteractiveAuthentication no\n"
 	} else {
