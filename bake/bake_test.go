@@ -386,8 +386,8 @@ build {
 			w := newWorld(t)
 			var now, max atomic.Int32
 			w.on["do it"] = func(context.Context) error {
-				if n := now.Add(1); n > max.Load() {
-					max.Store(n)
+				n := now.Add(1)
+				for m := max.Load(); n > m && !max.CompareAndSwap(m, n); m = max.Load() {
 				}
 				time.Sleep(time.Hour) // of the bubble's time: all that may run do by now
 				now.Add(-1)

@@ -56,7 +56,7 @@ func TestTampering(t *testing.T) {
 				_ = m.Run(ctx, machine.Command{Line: listen(name), Stdout: io.Discard, Stderr: io.Discard})
 			}()
 			defer func() { cancel(); <-ended }()
-			do(t, m, `n=0; until grep -q ':1A0A ' /proc/net/tcp; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done`)
+			do(t, m, `n=0; until grep -q ':1A0A ' /proc/net/tcp; do n=$((n+1)); [ $n -lt 1200 ] || exit 1; sleep 0.05; done`)
 			want = append(want, "port tcp 6666 (any address) be_listening")
 			after := facts(t, m)
 			after.Kernel["net.ipv4.ip_forward"] = "tampered" // /proc/sys is read-only here
@@ -82,7 +82,7 @@ func TestTampering(t *testing.T) {
 // listen is a command that listens on port 6666 for as long as it runs.
 func listen(base string) string {
 	if base == "host" {
-		return `exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalAddr => "0.0.0.0", LocalPort => 6666, Listen => 1) or die; sleep 60'`
+		return `exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalAddr => "0.0.0.0", LocalPort => 6666, Listen => 1) or die; sleep 600'`
 	}
 	return "exec httpd -f -p 0.0.0.0:6666"
 }

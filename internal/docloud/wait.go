@@ -99,6 +99,9 @@ func (s *Session) Until(ctx context.Context, w Wait, look func(ctx context.Conte
 		wait := min(max(first, time.Since(start)/20), every)
 		wait = time.Duration((0.85 + 0.3*rand.Float64()) * s.transport.strain() * float64(wait))
 		done, err := look(tctx, wait)
+		if errors.Is(err, ErrLater) && (tctx.Err() == nil || over.Last == nil) {
+			over.Last = err // also of a look that took all the time there was
+		}
 		switch {
 		case done && err == nil:
 			return nil
@@ -107,7 +110,6 @@ func (s *Session) Until(ctx context.Context, w Wait, look func(ctx context.Conte
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, ErrLater):
-			over.Last = err
 		case err != nil:
 			return err
 		default:

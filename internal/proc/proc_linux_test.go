@@ -158,7 +158,7 @@ echo $$; wait`)
 		for _, pid := range pids {
 			gone := func() bool { s, err := readStat(pid); return err != nil || s.state == 'Z' || s.state == 'X' }
 			for i := 0; !gone(); i++ {
-				if i == 500 {
+				if i == 6000 {
 					t.Fatalf("%s: process %d is left", name, pid)
 				}
 				time.Sleep(10 * time.Millisecond)

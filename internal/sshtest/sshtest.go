@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func Start(t testing.TB, o Options) *Server {
 	config := o.Config + "\n"
 	config += "Port " + strconv.Itoa(s.Port) + "\nListenAddress 127.0.0.1\nPidFile none\nStrictModes no\nUseDNS no\nPermitRootLogin yes\n"
 	config += "HostKey " + s.Dir + "/host_key\nAuthorizedKeysFile " + s.Dir + "/authorized_keys\n"
-	config += "MaxStartups 200:30:300\nLoginGraceTime 30\n"
+	config += "MaxStartups 200:30:300\nLoginGraceTime 120\n"
 	if !o.Interactive {
 		config += "UsePAM no\nKbdInteractiveAuthentication no\n"
 	} else {
@@ -175,6 +176,7 @@ func (s *Server) Up() {
 		}
 		args = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c", mounts + ` && exec "$@"`, "sh"}, args...)
 	}
+	said := len(s.Log())
 	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
@@ -186,17 +188,11 @@ func (s *Server) Up() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		c, err := net.Dial("tcp", s.Address())
-		if err == nil {
-			c.Close()
-			return
-		}
+	// What answers on the port could be another's, so the server has to say it.
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.Log()[said:], "Server listening on"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("sshd does not listen: %v\n%s", err, s.Log())
+			s.t.Fatalf("sshd does not listen: %s", s.Log())
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -320,19 +316,33 @@ func NewKey(t testing.TB) (private []byte, public string) {
 	return pem.EncodeToMemory(block), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
 }
 
+// given are the ports that FreePort has given.
+var given sync.Map
+
 // FreePort is a TCP port of the loopback that nobody listens on. It is none of
-// those that systems give to whoever asks for any, which may be asked before it is used.
+// those that the kernel gives to whoever asks for any, or one of them could get
+// it before its use.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	const low = 10000
+	high := 32768
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		_, _ = fmt.Sscan(string(b), &high)
+	}
+	if high < low+1000 {
+		t.Fatalf("this host gives all ports from %d on to whoever asks for any: see `sysctl net.ipv4.ip_local_port_range`", high)
+	}
 	for range 1000 {
-		port := 10000 + mathrand.IntN(20000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
+		port := low + mathrand.IntN(high-low)
+		if _, twice := given.LoadOrStore(port, true); twice {
+			continue
+		}
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			l.Close()
 			return port
 		}
 	}
-	t.Fatal("there is no free port")
+	t.Fatal("no port is free")
 	return 0
 }
 

@@ -97,7 +97,7 @@ func newWorld(t *testing.T, o ssmtest.Options, serve func(net.Conn)) *world {
 // noneLeft waits until no more goroutines run than before.
 func noneLeft(t *testing.T, before int) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for runtime.NumGoroutine() > before {
 		if time.Now().After(deadline) {
 			buf := make([]byte, 1<<20)
@@ -331,10 +331,17 @@ func TestWaitsForTheAgent(t *testing.T) {
 		Ready: func(string) bool { return asked.Add(1) > 3 },
 		Mute:  func(n int) bool { return n == 1 },
 	}, echo)
-	w.cfg.Handshake = 100 * time.Millisecond
+	w.cfg.Handshake = time.Second
 	transfer(t, dial(t, w.open(t)), 1000)
-	if s := w.Sessions(); len(s) != 2 || !s[0].Ended {
-		t.Errorf("sessions %+v, want a mute one that was ended and another", s)
+	// On a busy machine others may have been too slow for a second.
+	s := w.Sessions()
+	for i, one := range s {
+		if one.Ended != (i < len(s)-1) {
+			t.Errorf("sessions %+v, want that all but the last were ended", s)
+		}
+	}
+	if len(s) < 2 {
+		t.Errorf("sessions %+v, want a mute one and another", s)
 	}
 	if !strings.Contains(w.events.String(), "Waiting for the SSM agent of "+target) {
 		t.Errorf("events: %q", w.events)
@@ -453,12 +460,17 @@ func TestRefusals(t *testing.T) {
 			if name == "cut" || name == "kms" || name == "new" {
 				w.cfg.Handshake = time.Minute
 			}
-			within := time.Minute
-			if c.want[0] == "deadline" {
-				within = 500 * time.Millisecond
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), within)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			ctx, over := context.WithCancelCause(ctx)
+			defer over(nil)
+			if c.want[0] == "deadline" { // once there has been a try, however long that took
+				w.cfg.Events.Sink = event.Func(func(e event.Event) {
+					if strings.HasPrefix(e.Text, "Waiting for") {
+						over(context.DeadlineExceeded)
+					}
+				})
+			}
 			tunnel, err := Open(ctx, w.cfg)
 			if err == nil {
 				t.Fatal(tunnel.Close(), "it opened")

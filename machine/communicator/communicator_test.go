@@ -169,7 +169,7 @@ Host *
 `, s.Host, s.Port, s.User, two.Port, two.KeyFile, s.User, one.Port, one.KeyFile))
 	// two has no User of its own but that of the last block: a mistake to find.
 	o := Defaults()
-	o.SSHHost, o.SSHTimeout = "web", 20*time.Second
+	o.SSHHost, o.SSHTimeout = "web", time.Minute
 	if ps := o.Check(home, Rules{Host: true, User: true, Login: true}); len(ps) > 0 {
 		t.Fatalf("%+v", ps)
 	}

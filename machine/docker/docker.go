@@ -184,6 +184,8 @@ func token() string { return "\x01" + rand.Text() }
 const (
 	// settle is how long the engine may need to notice what has happened.
 	settle = 3 * time.Second
+	// killed is the exit code of what SIGKILL has ended.
+	killed = 128 + 9
 	// patience bounds what is done after a context has ended.
 	patience = 20 * time.Second
 )

@@ -118,7 +118,7 @@ func (m *docker) unfinished(user, execID string, stdout, stderr *stream, streamE
 	defer cancel()
 	done := make(chan struct{})
 	close(done)
-	deadline := time.Now().Add(settle)
+	begin := time.Now()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		c, err := m.cli.ContainerInspect(ctx, m.id, client.ContainerInspectOptions{})
 		switch {
@@ -138,8 +138,9 @@ func (m *docker) unfinished(user, execID string, stdout, stderr *stream, streamE
 			// The engine has told why on the stream.
 			return fmt.Errorf("container %s cannot start %s (exit code %d)%s", m.cfg.Container, m.cfg.Shell, exec.ExitCode,
 				said(string(stdout.first)+string(stderr.first)))
-		case time.Now().Before(deadline):
-			// What ended the command may be about to end the container.
+		case time.Since(begin) < settle || !gone && exec.ExitCode == killed && time.Since(begin) < patience/2:
+			// What ended the command may be about to end the container, which kills
+			// all that runs in it before the engine says so.
 		case exec.Running:
 			if err := m.stop(user, stdout, stderr, done); err != nil {
 				return fmt.Errorf("the connection broke while the command ran, which may go on in the container: %w", err)

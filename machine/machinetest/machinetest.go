@@ -497,7 +497,7 @@ func (s *suite) cancel(t *testing.T) {
 	// A process that has ended may remain as a zombie until someone collects it.
 	s.run(t, "alive() { kill -0 $1 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' /proc/$1/status 2>/dev/null; }\n"+
 		"for p in "+machine.Quote(pids...)+"; do n=0; while alive $p; do n=$((n+1)); "+
-		"if [ $n -gt 100 ]; then echo process $p is still there >&2; exit 1; fi; sleep 0.1; done; done")
+		"if [ $n -gt 600 ]; then echo process $p is still there >&2; exit 1; fi; sleep 0.1; done; done")
 	if got := s.run(t, "echo still usable"); got != "still usable\n" {
 		t.Errorf("afterwards: %q", got)
 	}
@@ -1133,7 +1133,7 @@ func (s *suite) slowLink(t *testing.T) {
 	const n = 2000
 	start := time.Now()
 	slow.smallFiles(t, slow.m, n)
-	if took := time.Since(start); took > n*2*SlowDelay/2 {
+	if took := time.Since(start); took > n*2*SlowDelay { // and there and back it would be twice that
 		t.Errorf("%d files there and back took %v: is there a round trip for each?", n, took)
 	}
 }
@@ -1176,9 +1176,10 @@ func (s *suite) nothingLeft(t *testing.T) {
 	for range rounds {
 		round()
 	}
-	// What ends a moment later has ended; what a round leaves behind is there several times.
+	// What ends a moment later, as Docker's idle connections do after half a minute,
+	// has ended; what a round leaves behind is there several times.
 	var g, d int
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if g, d = runtime.NumGoroutine(), openFiles(); g < goroutines+rounds && d < descriptors+rounds {
 			return
 		}

@@ -88,7 +88,7 @@ func TestSuiteKey(t *testing.T) {
 		if h.Port, err = strconv.Atoi(port); err != nil {
 			t.Fatal(err)
 		}
-		return l, Config{Hops: []Hop{h}, Timeout: 10 * time.Second}
+		return l, Config{Hops: []Hop{h}, Timeout: 60 * time.Second}
 	}
 	machinetest.Options{
 		Cut: func(t *testing.T, after int64) machine.Machine {
