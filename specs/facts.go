@@ -406,17 +406,27 @@ func (l listener) String() string {
 var sockets = &kind{
 	name: "port",
 	// ss asks the kernel for what listens; /proc/net lists all connections, which
-	// takes long where there are many. An ss from before it told v6only writes *
-	// for all of IPv4, later ones for all of both: it is not heard, and neither is
-	// one that says nothing at all or has something to say on stderr.
+	// takes long where there are many. One that knows 0.0.0.0 or [::] (since 4.14)
+	// says the latter of what is for IPv6 only, and * of other sockets of IPv6, or of
+	// all that it has from /proc/net. An earlier one says * of all of IPv4. Where there
+	// is a *, it has to say v6only, for which it looks at every cgroup, too (-e).
+	// It is not heard if it does not, says nothing, or has something to say on stderr.
 	script: `nl='
 '
-o=$(ss -H -tunle 2>&1) || o=
+w=ss
+o=$(ss -H -tunl 2>&1) || o=
 case $nl$o in
-"$nl" | *"$nl"[!tu]*) o= ;;
-*" *:"*) case $o in *v6only:*) ;; *) o= ;; esac ;;
+"$nl") ;;
+*" *:"*) w=ss-e ;;
+*" 0.0.0.0:"* | *" [::]:"*) ;;
+*) w=ss-e ;;
 esac
-if [ -n "$o" ]; then echo "ss$nl$o"; exit 0; fi
+if [ $w = ss-e ]; then
+	o=$(ss -H -tunle 2>&1) || o=
+	case $o in *" *:"*) case $o in *v6only:*) ;; *) o= ;; esac ;; esac
+fi
+case $nl$o in *"$nl"[!tu]*) o= ;; esac
+if [ -n "$o" ]; then echo "$w$nl$o"; exit 0; fi
 { read -r f </proc/net/tcp; } || exit
 f=
 for p in tcp tcp6 udp udp6; do [ -e /proc/net/$p ] && f="$f $p"; done
@@ -434,7 +444,7 @@ func readSockets(a answer, subjects []string) (facts, error) {
 		return nil, failed(a, "the question for listening sockets")
 	}
 	read := readSocketTables
-	if out[0] == "ss" {
+	if out[0] == "ss" || out[0] == "ss-e" {
 		read = readSS
 	}
 	all, err := read(out)
@@ -458,8 +468,10 @@ var v6only = regexp.MustCompile(` v6only:([01])`)
 
 // readSS reads lines such as
 //
+//	tcp LISTEN 0 128 [::]:443 [::]:*
 //	tcp LISTEN 0 128 [::]:443 [::]:* ino:13 sk:1 v6only:0 <->
 func readSS(out []string) (all []listener, err error) {
+	extended := out[0] == "ss-e"
 	for _, line := range out[1:] {
 		f := strings.Fields(line)
 		if len(f) < 6 || f[0] != "tcp" && f[0] != "udp" {
@@ -467,7 +479,7 @@ func readSS(out []string) (all []listener, err error) {
 		}
 		l := listener{udp: f[0] == "udp"}
 		// The last one: the path of a cgroup may be like it.
-		if all := v6only.FindAllStringSubmatch(line, -1); all != nil {
+		if all := v6only.FindAllStringSubmatch(line, -1); extended && all != nil {
 			l.six, l.only6 = true, all[len(all)-1][1]
 		}
 		colon := max(strings.LastIndexByte(f[4], ':'), 0)
@@ -482,6 +494,9 @@ func readSS(out []string) (all []listener, err error) {
 			return nil, fmt.Errorf("not a socket's address: %s", Clean(f[4]))
 		}
 		l.six = l.six || addr.Is6()
+		if !extended && addr == netip.IPv6Unspecified() {
+			l.only6 = "1"
+		}
 		l.addr = netip.AddrPortFrom(addr.Unmap(), uint16(port))
 		all = append(all, l)
 	}
@@ -559,7 +574,9 @@ var files = &kind{
 	name: "file",
 	script: `f='%f:%u:%g:%s:%U:%G:%n'
 stat -c "l:$f" -- "$@" 2>/dev/null
-stat -L -c "t:$f" -- "$@" 2>/dev/null
+l=
+for p; do [ -L "$p" ] && l=1; done
+[ -z "$l" ] || stat -L -c "t:$f" -- "$@" 2>/dev/null
 for p; do
 	[ -e "$p" ] && continue
 	# What nothing on the way can hide is missing, and need not be asked about.
@@ -582,7 +599,7 @@ func readFiles(a answer, subjects []string) (facts, error) {
 		if tag == "m" {
 			reason, p, _ := strings.Cut(rest, ":")
 			f := got[p]
-			f.why = missing("no such file")
+			f.target, f.why = nil, missing("no such file")
 			if f.link {
 				f.why = "a symbolic link to nothing"
 			}
@@ -603,7 +620,8 @@ func readFiles(a answer, subjects []string) (facts, error) {
 		f, stat := got[w[6]], &fileStat{mode: uint32(mode), uid: w[1], gid: w[2], size: w[3], owner: w[4], group: w[5]}
 		if tag == "l" {
 			f.self, f.link = stat, mode&0o170000 == 0o120000
-		} else {
+		}
+		if tag == "t" || !f.link { // what is no link leads to itself
 			f.target = stat
 		}
 		got[w[6]] = f
@@ -741,8 +759,14 @@ func (d loginDefs) readDef(l string) bool {
 // accounts is what getent alone can say of users, in one process.
 var accounts = &kind{
 	name: "account", within: users,
-	script: lookup + `g passwd "$@"`,
-	read:   func(a answer, subjects []string) (facts, error) { return readUsers(a, subjects, false) },
+	script: `command -v getent >/dev/null || exec cat /etc/passwd
+exec getent passwd "$@"`,
+	read: func(a answer, subjects []string) (facts, error) {
+		if a.status == 2 { // not all names were found
+			a.status = 0
+		}
+		return readUsers(a, subjects, false)
+	},
 }
 
 var users = &kind{
