@@ -57,16 +57,19 @@ x() {
 		(
 			for _p in /proc/self/task/*; do :; done
 			_p=${_p##*/}
-			printf '\n%s B %s %s\n' "$_n" "$_i" "$_p"; printf '\n%s B %s %s\n' "$_n" "$_i" "$_p" >&2
+			printf '%s\n%s B %s %s\n' "$_e" "$_n" "$_i" "$_p"; printf '%s\n%s B %s %s\n' "$_e" "$_n" "$_i" "$_p" >&2
 			if [ "$_h" = - ]; then eval "$_q"; else exec sh -c "$_q" sh "$@"; fi
 		) </dev/null
 		_r=$?
 	else
-		printf '\n%s B %s\n' "$_n" "$_i"; printf '\n%s B %s\n' "$_n" "$_i" >&2
+		printf '%s\n%s B %s\n' "$_e" "$_n" "$_i"; printf '%s\n%s B %s\n' "$_e" "$_n" "$_i" >&2
 		watch "$_s" sh -c "$_q" sh "$@" </dev/null
 	fi
-	printf '\n%s E %s %s\n' "$_n" "$_i" "$_r"; printf '\n%s E %s %s\n' "$_n" "$_i" "$_r" >&2
+	_e="
+$_n E $_i $_r
+"
 }
+_e=
 for _p in /proc/self/task/*; do :; done
 _p=${_p##*/}
 if [ "$_p" = $$ ]; then
@@ -120,7 +123,7 @@ func script(sections []section, halves [2]string) string {
 		}
 	}
 	b.WriteString("[ -n \"${_w-}\" ] && kill $_w 2>/dev/null\n")
-	fmt.Fprintf(&b, "printf '\\n%%s END %d\\n' \"$_n\"; printf '\\n%%s END %d\\n' \"$_n\" >&2\nexit 0; }\n", len(sections), len(sections))
+	fmt.Fprintf(&b, "printf '%%s\\n%%s END %d\\n' \"$_e\" \"$_n\"; printf '%%s\\n%%s END %d\\n' \"$_e\" \"$_n\" >&2\nexit 0; }\n", len(sections), len(sections))
 	return b.String()
 }
 
