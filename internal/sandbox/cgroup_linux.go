@@ -180,7 +180,7 @@ func RemoveCgroup(dirs []string) error {
 }
 
 func removeCgroupDir(dir string) error {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second) // a busy host may take seconds
 	for wait := time.Millisecond; ; wait = min(wait*2, 50*time.Millisecond) {
 		err := removeCgroupTree(dir)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {

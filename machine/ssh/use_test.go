@@ -462,10 +462,14 @@ func TestSilentConnection(t *testing.T) {
 		t.Skip("it waits for the keep-alive")
 	}
 	s := sshtest.Start(t, sshtest.Options{})
-	m := dial(t, Config{Hops: []Hop{hop(t, s)}, KeepAlive: time.Second, ReadWriteTimeout: 3 * time.Second})
+	m := dial(t, Config{Hops: []Hop{hop(t, s)}, KeepAlive: time.Second, ReadWriteTimeout: 10 * time.Second})
 	up, done := make(signal), make(chan error, 1)
 	go func() { done <- m.Run(t.Context(), machine.Command{Line: "echo; sleep 600", Stdout: up}) }()
-	<-up
+	select {
+	case <-up:
+	case err := <-done:
+		t.Fatalf("the command has not begun: %v", err)
+	}
 	stop := s.Freeze()
 	defer stop()
 	select {
