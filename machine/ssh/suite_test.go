@@ -77,7 +77,7 @@ func machineOf(t *testing.T, cfg Config, ways ...way) func() machine.Machine {
 
 func TestSuiteKey(t *testing.T) {
 	s := sshtest.Start(t, sshtest.Options{})
-	via := func(t *testing.T, delay time.Duration) (*machinetest.Link, Config) {
+	via := func(t *testing.T, delay, timeout time.Duration) (*machinetest.Link, Config) {
 		l := machinetest.NewLink(t, func() (net.Conn, error) { return net.Dial("tcp", s.Address()) }, delay)
 		h := hop(t, s)
 		host, port, err := net.SplitHostPort(l.Addr())
@@ -88,17 +88,18 @@ func TestSuiteKey(t *testing.T) {
 		if h.Port, err = strconv.Atoi(port); err != nil {
 			t.Fatal(err)
 		}
-		return l, Config{Hops: []Hop{h}, Timeout: 60 * time.Second}
+		return l, Config{Hops: []Hop{h}, Timeout: timeout}
 	}
 	machinetest.Options{
 		Cut: func(t *testing.T, after int64) machine.Machine {
-			l, cfg := via(t, 0)
+			// Where the cut comes before a command, as long is waited for another connection.
+			l, cfg := via(t, 0, 20*time.Second)
 			m := dial(t, cfg)
 			l.CutAfter(after)
 			return m
 		},
 		Slow: func(t *testing.T) machine.Machine {
-			_, cfg := via(t, machinetest.SlowDelay)
+			_, cfg := via(t, machinetest.SlowDelay, time.Minute)
 			return dial(t, cfg)
 		},
 	}.Run(t, machineOf(t, Config{Hops: []Hop{hop(t, s)}}))
