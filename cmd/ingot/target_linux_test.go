@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,12 +93,7 @@ func TestOpenSSH(t *testing.T) {
 	try("another host key", address, targetOptions{key: s.KeyFile, knownHosts: wrong}, "is not the one that is known")
 	try("no such key file", address, targetOptions{key: "nowhere"}, "no such file")
 
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	try("nobody there", "ssh://"+closed.Addr().String(), targetOptions{key: s.KeyFile, connectTimeout: time.Second}, "refused")
+	try("nobody there", "ssh://127.0.0.1:1", targetOptions{key: s.KeyFile, connectTimeout: time.Second}, "refused")
 }
 
 func TestOpenImage(t *testing.T) {

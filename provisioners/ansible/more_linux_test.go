@@ -3,7 +3,6 @@ package ansible
 import (
 	"bytes"
 	"encoding/json"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/ingotbuild/ingot/internal/event"
 	"github.com/ingotbuild/ingot/internal/sandboxtest"
+	"github.com/ingotbuild/ingot/internal/sshtest"
 	"github.com/ingotbuild/ingot/machine"
 )
 
@@ -88,20 +88,6 @@ func TestBastion(t *testing.T) {
 	f.nothingLeft(t)
 }
 
-// ownPort finds a free port that the system gives nobody who asks for any.
-func ownPort(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		port := 20000 + rand.IntN(10000)
-		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
-}
-
 func TestInventories(t *testing.T) {
 	m := box(t)
 	files := map[string]string{
@@ -109,7 +95,7 @@ func TestInventories(t *testing.T) {
 		"inv/group_vars/all.yml": "v: from group_vars\n",
 		"own/hosts":              "box ansible_host=127.0.0.1 ansible_port=PORT v=own\nother ansible_host=192.0.2.1 v=x\n",
 	}
-	port := ownPort(t)
+	port := sshtest.FreePort(t)
 	files["own/hosts"] = strings.ReplaceAll(files["own/hosts"], "PORT", strconv.Itoa(port))
 	for name, tc := range map[string]struct {
 		change func(*Options)
